@@ -1,0 +1,62 @@
+# Every target sets up what it needs: Python >= 3.11, make and the package registries are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint typecheck imports test demo up bench lock \
+	run-ingestor run-normalizer run-gateway watch-gateway clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(STAMP) ## create .venv from the hashed lock
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "LedgerFlux needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lint: install ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: install ## mypy, strict
+	$(BIN)/mypy
+
+imports: install ## import-linter: who may import whom
+	$(BIN)/lint-imports
+
+test: lint typecheck imports ## the gate: lint, types, imports, tests with branch coverage
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+demo: install ## the whole system on this machine, against the simulator, with a live table
+	$(BIN)/ledgerflux up --venue sim --watch
+
+up: install ## the whole system on this machine, against the simulator
+	$(BIN)/ledgerflux up --venue sim
+
+bench: install ## measure; merges bench/results.json
+	$(BIN)/python -m bench
+
+run-ingestor: install ## one ingestor against the settings in the environment
+	$(BIN)/python -m workers.ingestor
+
+run-normalizer: install ## one normalizer
+	$(BIN)/python -m workers.normalizer
+
+run-gateway: install ## one gateway
+	$(BIN)/python -m workers.gateway
+
+watch-gateway: install ## a live table of what a gateway serves
+	$(BIN)/ledgerflux watch
+
+lock: install ## refresh the hashed locks from pyproject.toml
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --group dev pyproject.toml -c requirements/run.txt -o requirements/dev.txt
+
+clean: ## remove the environment and local data
+	rm -rf $(VENV) .ledgerflux .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

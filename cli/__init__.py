@@ -1,0 +1,1 @@
+"""The `ledgerflux` command and the embedded stack."""

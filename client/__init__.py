@@ -1,0 +1,1 @@
+"""What subscribers import: an async client of the gateway that proves its own stream."""

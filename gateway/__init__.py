@@ -1,0 +1,1 @@
+"""The subscribers' side: WebSocket fan-out, REST and health."""

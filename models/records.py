@@ -1,0 +1,45 @@
+"""Records of MD_RAW: one NDJSON line per venue frame, exactly as it was received.
+
+Ingest writes them, the normalizer reads them; the lake keeps them.
+"""
+
+import msgspec
+
+
+class LineDown(msgspec.Struct, frozen=True):
+    """Ingest's own note that a connection ended; nothing more will come under its `conn`."""
+
+    reason: str
+
+
+class RawLine(msgspec.Struct):
+    """One line of MD_RAW.
+
+    `ts_ingest`: microseconds, when the frame was received. `conn`: the connection, unique over
+    all ingestors and restarts. `n`: counts this product's records on that connection from 1, +1
+    each, so a reader can drop what it saw and prove that nothing was lost inside the pipeline.
+    Exactly one of `frame` (verbatim JSON of the venue) and `down` is given.
+    """
+
+    ts_ingest: int
+    conn: str = ""
+    n: int = 0
+    frame: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    down: LineDown | None = None
+
+
+def frame_line(ts_ingest_us: int, conn: str, n: int, frame: bytes) -> bytes:
+    """Render the line of a frame; the frame must be valid JSON without a line break."""
+    return b'{"ts_ingest":%d,"conn":"%b","n":%d,"frame":%b}' % (
+        ts_ingest_us,
+        conn.encode(),
+        n,
+        frame,
+    )
+
+
+def down_line(ts_ingest_us: int, conn: str, n: int, reason: str) -> bytes:
+    """Render the line that says a connection ended."""
+    return msgspec.json.encode(
+        {"ts_ingest": ts_ingest_us, "conn": conn, "n": n, "down": {"reason": reason}}
+    )

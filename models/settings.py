@@ -1,0 +1,123 @@
+"""Settings from the environment; the names are a contract (DESIGN.md section 9).
+
+Each process reads them once at its start. Nothing else in the project reads the environment.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from models.subjects import Streams, token
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""A comma-separated list in the environment, a tuple here."""
+
+
+class SettingsError(Exception):
+    """The environment holds a value that cannot be used; the text names it and what to do."""
+
+
+class Settings(BaseSettings):
+    """Every setting of every process, with its default."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is logged."""
+    otel_exporter_otlp_endpoint: str | None = None
+    """Where traces go; none means no traces."""
+    broker_kind: Literal["nats"] = "nats"
+    """The log behind the pipeline."""
+
+    coinbase_ws_primary: str = "wss://ws-feed.exchange.coinbase.com"
+    """Feed used first, and again as soon as the other one fails."""
+    coinbase_ws_fallback: str | None = None
+    """Feed used while the primary cannot be reached."""
+    coinbase_rest_url: str = "https://api.exchange.coinbase.com"
+    """Base address of the REST API."""
+    coinbase_products: Words = ("BTC-USD", "ETH-USD")
+    """Products to subscribe to, comma-separated."""
+    coinbase_channels: Words = ("ticker", "heartbeat", "level2_batch")
+    """Channels to subscribe to; add `matches` for the trades feed."""
+    coinbase_api_key: SecretStr | None = None
+    """API key for the authenticated channels; needs the next two as well."""
+    coinbase_api_secret: SecretStr | None = None
+    """Base64 secret of the key."""
+    coinbase_api_passphrase: SecretStr | None = None
+    """Passphrase of the key."""
+    coinbase_max_frame_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024)
+    """Largest frame accepted; a deep book is several MB, so a small cap would lose it."""
+    coinbase_silence_s: float = Field(5.0, gt=0)
+    """A socket that brings nothing for so long is dead, and is opened anew."""
+    ingest_line: str = "a"
+    """Name of this ingestor's line where two feed the same products."""
+    resync_max_queue_ms: int = Field(2000, ge=0)
+    """How long a closed gate holds frames before it keeps only their position."""
+
+    nats_urls: Words = ("nats://127.0.0.1:4222",)
+    """Servers of the NATS cluster, comma-separated."""
+    js_stream_name: str = "MD"
+    """Prefix of the stream names: MD_RAW, MD_TICKS and so on."""
+    js_retention_minutes: int = Field(60, ge=1)
+    """How long the streams keep messages."""
+    js_max_bytes: int = Field(4 * 1024**3, ge=16 * 1024**2)
+    """How many bytes each data stream keeps at most."""
+    shard_count: int = Field(1, ge=1, le=1024)
+    """How many shards the products are spread over."""
+    shard_index: int = Field(0, ge=0)
+    """The shard of this normalizer."""
+
+    ws_max_msgs_per_sec: int = Field(100, ge=1)
+    """Client messages per second that the gateway accepts from one connection."""
+    ws_burst: int = Field(200, ge=1)
+    """How many may come at once."""
+    ws_max_client_bytes: int = Field(16 * 1024**2, ge=64 * 1024)
+    """Outbound bytes that may wait for one client before it is conflated."""
+    gateway_host: str = "127.0.0.1"
+    """Address the gateway listens on."""
+    gateway_port: int = Field(8000, ge=0, le=65535)
+    """Port the gateway listens on."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Port for /metrics and /healthz of a worker; 0 means none."""
+
+    sim_port: int = Field(8900, ge=0, le=65535)
+    """Port of the simulated exchange."""
+
+    @field_validator("coinbase_products", "coinbase_channels", "nats_urls", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Accept `a,b` as well as a sequence."""
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("coinbase_products")
+    @classmethod
+    def _products(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse names that could not be subjects, and drop repeats."""
+        if not value:
+            raise ValueError("name at least one product, such as BTC-USD")
+        return tuple(dict.fromkeys(token(product) for product in value))
+
+    @property
+    def streams(self) -> Streams:
+        """The names of this installation's streams."""
+        return Streams(self.js_stream_name)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment; overrides win over it.
+
+    Raises:
+        SettingsError: names each variable that cannot be used, its value and why.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']).upper()}={problem['input']!r}: "
+            f"{problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise SettingsError("cannot use these settings: " + "; ".join(lines)) from error

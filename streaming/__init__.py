@@ -1,0 +1,1 @@
+"""The hot path: venue frames in, canonical messages out."""

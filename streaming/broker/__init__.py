@@ -1,0 +1,1 @@
+"""The log abstraction and its implementations."""

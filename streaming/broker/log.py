@@ -1,0 +1,83 @@
+"""The log abstraction: ordered, durable subjects that many can read from any position.
+
+Owns the contract only; `jetstream` is the implementation. A position is the stream's sequence
+of a message, a number from 1 that only grows; 0 means before the first.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class LogMessage:
+    """One stored message. `seq`: its position in the stream."""
+
+    subject: str
+    seq: int
+    payload: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class LogError(Exception):
+    """Base of what a log raises."""
+
+
+class FencedError(LogError):
+    """Somebody else has written to the subject: this writer is a zombie and must stop.
+
+    Attributes: subject; expected, the position this writer last knew; actual, the position found.
+    """
+
+    def __init__(self, subject: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"another writer published to {subject}: position {expected} was expected, {actual} "
+            "was found. Only one normalizer may serve a shard: stop the other one."
+        )
+        self.subject = subject
+        self.expected = expected
+        self.actual = actual
+
+
+class LogUnavailableError(LogError):
+    """The log did not answer in time; the call may be repeated."""
+
+
+class Log(Protocol):
+    """Durable subjects grouped into streams."""
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        expected_last: int | None = None,
+        message_id: str | None = None,
+    ) -> int:
+        """Store one message and return its position.
+
+        It may be larger than the server's message limit; it is then split and put together
+        again by the readers. With `expected_last`, it is stored only if that is the position of
+        the subject's newest message. A `message_id` seen within the last two minutes is not
+        stored again. Repeats by itself while the server is away, without storing twice where
+        `expected_last` or `message_id` is given.
+
+        Raises:
+            FencedError: the subject's newest message is another writer's.
+        """
+
+    def read(self, stream: str, subjects: str, *, after: int = 0) -> AsyncIterator[LogMessage]:
+        """Iterate for ever over messages with a position above `after`, in order, each once.
+
+        Survives restarts of the server and silent stalls: it goes on from its own cursor.
+        """
+
+    async def last(self, stream: str, subject: str) -> LogMessage | None:
+        """Return the newest message of one subject, or none."""
+
+    async def end(self, stream: str) -> int:
+        """Return the position of the stream's newest message; 0 for an empty stream."""
+
+    async def subjects(self, stream: str, pattern: str) -> Sequence[str]:
+        """Return the subjects of a stream that match the pattern and hold a message."""

@@ -1,0 +1,1 @@
+"""Coinbase Exchange: wire types, mapping, feed and REST clients."""
