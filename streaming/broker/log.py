@@ -4,7 +4,7 @@ Owns the contract only; `jetstream` is the implementation. A position is the str
 of a message, a number from 1 that only grows; 0 means before the first.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,22 +52,26 @@ class Log(Protocol):
         payload: bytes,
         *,
         headers: Mapping[str, str] | None = None,
+        unfinished: Mapping[str, str] | None = None,
         expected_last: int | None = None,
         message_id: str | None = None,
     ) -> int:
         """Store one message and return its position.
 
         It may be larger than the server's message limit; it is then split and put together
-        again by the readers. With `expected_last`, it is stored only if that is the position of
-        the subject's newest message. A `message_id` seen within the last two minutes is not
-        stored again. Repeats by itself while the server is away, without storing twice where
-        `expected_last` or `message_id` is given.
+        again by the readers, and its parts but the last carry the `unfinished` headers. With
+        `expected_last`, it is stored only if that is the position of the subject's newest
+        message. A `message_id` seen within the last two minutes is not stored again. Repeats by
+        itself while the server is away, without storing twice where `expected_last` or
+        `message_id` is given.
 
         Raises:
             FencedError: the subject's newest message is another writer's.
         """
 
-    def read(self, stream: str, subjects: str, *, after: int = 0) -> AsyncIterator[LogMessage]:
+    def read(
+        self, stream: str, subjects: str, *, after: int = 0
+    ) -> AsyncGenerator[LogMessage, None]:
         """Iterate for ever over messages with a position above `after`, in order, each once.
 
         Survives restarts of the server and silent stalls: it goes on from its own cursor.

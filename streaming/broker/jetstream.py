@@ -1,0 +1,320 @@
+"""The log on NATS JetStream.
+
+Owns the connection, the streams' configuration and publishing; `reader` owns reading and
+`outbox` batching. Nothing outside `streaming.broker` knows that NATS is behind the log.
+"""
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Self
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import (
+    APIError,
+    NoStreamResponseError,
+    NotFoundError,
+    ServiceUnavailableError,
+)
+
+from models.settings import Settings
+from models.subjects import Streams
+from streaming.broker.acks import AckInbox, RefusedError
+from streaming.broker.log import FencedError, LogMessage, LogUnavailableError
+from streaming.broker.parts import PART_HEADER, split
+from streaming.broker.reader import Reader
+
+EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
+MESSAGE_ID = "Nats-Msg-Id"
+WRITE_ID = "LF-Write"
+"""Names each fenced write, so that a write whose answer was lost is known again."""
+
+_NAME_IN_USE = 10058
+_SERVICE_UNAVAILABLE = 503
+_WRONG_LAST = frozenset({10071, 10164})
+_CALL_TIMEOUT_S = 3.0
+_RETRY_FIRST_S = 0.02
+_RETRY_MAX_S = 0.5
+_PENDING_BYTES = 64 * 1024**2
+_HEADROOM_BYTES = 4096
+_DEDUPLICATION_S = 120.0
+_AWAY = (
+    nats.errors.TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.StaleConnectionError,
+    nats.errors.UnexpectedEOF,
+    NoStreamResponseError,
+    ServiceUnavailableError,
+    OSError,
+)
+_log = structlog.get_logger(__name__)
+
+
+class JetStreamLog:
+    """A `Log` on one NATS connection."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._acks = AckInbox(client)
+        self._js: JetStreamContext = client.jetstream(timeout=_CALL_TIMEOUT_S)
+        self._instance = f"{os.getpid():x}-{time.time_ns():x}"
+        self._counter = itertools.count(1)
+        self._readers: set[Reader] = set()
+
+    @classmethod
+    async def connect(cls, urls: Sequence[str], *, name: str, wait_s: float = 30.0) -> Self:
+        """Connect, waiting for a server that is still starting.
+
+        Raises:
+            LogUnavailableError: no server answered within `wait_s`.
+        """
+        client = Client()
+        log: list[JetStreamLog] = []
+
+        async def reconnected() -> None:
+            _log.info("connected to the log again", server=str(client.connected_url))
+            for connected in log:
+                connected._restart_readers()  # noqa: SLF001
+
+        async def disconnected() -> None:
+            _log.warning("lost the connection to the log; trying again")
+            for connected in log:
+                connected._acks.fail_all()  # noqa: SLF001
+
+        async def failed(error: Exception) -> None:
+            _log.debug("log client", error=repr(error))
+
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                await client.connect(
+                    list(urls),
+                    name=name,
+                    reconnected_cb=reconnected,
+                    disconnected_cb=disconnected,
+                    error_cb=failed,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds; floats work
+                    connect_timeout=2,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    pending_size=_PENDING_BYTES,
+                    allow_reconnect=True,
+                )
+            except (nats.errors.Error, OSError) as error:
+                if time.monotonic() > deadline:
+                    raise LogUnavailableError(
+                        f"no NATS server answers at {', '.join(urls)} ({error}); start one, or "
+                        "set NATS_URLS"
+                    ) from error
+                await asyncio.sleep(_RETRY_FIRST_S)
+            else:
+                self = cls(client)
+                await self._acks.start()
+                log.append(self)
+                return self
+
+    async def close(self) -> None:
+        """Close the connection; readers end."""
+        await self._client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is up at this moment."""
+        return self._client.is_connected
+
+    async def ensure_streams(self, settings: Settings) -> None:
+        """Create the streams, or bring those that exist to these settings."""
+        for config in stream_configs(settings.streams, settings):
+            await self._ensure(config)
+
+    async def _ensure(self, config: StreamConfig) -> None:
+        while True:
+            try:
+                await self._js.add_stream(config)
+            except _AWAY:
+                await asyncio.sleep(_RETRY_MAX_S)
+                continue
+            except APIError as error:
+                if error.err_code != _NAME_IN_USE:
+                    raise
+                await self._js.update_stream(config)
+            return
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        unfinished: Mapping[str, str] | None = None,
+        expected_last: int | None = None,
+        message_id: str | None = None,
+    ) -> int:
+        """Store one message; see `Log.publish`."""
+        limit = self._client.max_payload - _HEADROOM_BYTES
+        if len(payload) <= limit:
+            return await self._store(subject, payload, headers, expected_last, message_id)
+        seq = expected_last
+        for label, last, part in split(payload, limit, f"{self._instance}-{next(self._counter)}"):
+            part_headers = dict((headers if last else unfinished) or {})
+            part_headers[PART_HEADER] = label
+            part_id = f"{message_id}:{label}" if message_id else None
+            fence = None if expected_last is None else seq
+            seq = await self._store(subject, part, part_headers, fence, part_id)
+        return seq or 0
+
+    async def _store(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        expected_last: int | None,
+        message_id: str | None,
+    ) -> int:
+        """Store one message that fits, as often as it takes."""
+        sent = dict(headers or {})
+        if message_id:
+            sent[MESSAGE_ID] = message_id
+        if expected_last is not None:
+            sent[EXPECTED_LAST] = str(expected_last)
+            sent[WRITE_ID] = f"{self._instance}-{next(self._counter)}"
+        wait_s = _RETRY_FIRST_S
+        while True:
+            try:
+                return await self._acks.publish(subject, payload, sent)
+            except LogUnavailableError as error:
+                _log.debug("publishing again", subject=subject, error=str(error))
+            except RefusedError as error:
+                if error.err_code in _WRONG_LAST and expected_last is not None:
+                    if stored := await self._resolve(subject, sent):
+                        return stored
+                elif error.code != _SERVICE_UNAVAILABLE:
+                    raise
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _RETRY_MAX_S)
+
+    async def _resolve(self, subject: str, sent: dict[str, str]) -> int:
+        """Find out what a refused fenced write means.
+
+        Returns the position if an earlier attempt had been stored. Returns 0, with the fence set
+        anew, if the subject's messages have all expired.
+        """
+        expected = int(sent[EXPECTED_LAST])
+        newest = await self.last(await self._stream_of(subject), subject)
+        if newest is None:
+            sent[EXPECTED_LAST] = "0"
+            return 0
+        if newest.headers.get(WRITE_ID) == sent[WRITE_ID]:
+            return newest.seq
+        if newest.seq == expected:
+            return 0
+        raise FencedError(subject, expected, newest.seq)
+
+    async def _stream_of(self, subject: str) -> str:
+        return await self._js.find_stream_name_by_subject(subject)
+
+    async def last(self, stream: str, subject: str) -> LogMessage | None:
+        """Return the newest message of one subject, or none."""
+        while True:
+            try:
+                found = await self._js.get_last_msg(stream, subject, direct=True)
+            except NotFoundError:
+                return None
+            except _AWAY:
+                await asyncio.sleep(_RETRY_MAX_S)
+                continue
+            return LogMessage(subject, found.seq or 0, found.data or b"", found.headers or {})
+
+    async def end(self, stream: str) -> int:
+        """Return the position of the stream's newest message; 0 for an empty stream."""
+        return (await self._js.stream_info(stream)).state.last_seq
+
+    async def subjects(self, stream: str, pattern: str) -> list[str]:
+        """Return the subjects of a stream that match the pattern and hold a message."""
+        info = await self._js.stream_info(stream, subjects_filter=pattern)
+        return sorted(info.state.subjects or {})
+
+    async def read(
+        self, stream: str, subjects: str, *, after: int = 0
+    ) -> AsyncGenerator[LogMessage, None]:
+        """Iterate over messages for ever; see `Log.read`."""
+        reader = Reader(self._client, self._js, stream, subjects, after)
+        self._readers.add(reader)
+        try:
+            async for message in reader:
+                yield message
+        finally:
+            self._readers.discard(reader)
+            await reader.close()
+
+    def _restart_readers(self) -> None:
+        for reader in self._readers:
+            reader.restart()
+
+
+def stream_configs(streams: Streams, settings: Settings) -> list[StreamConfig]:
+    """Return the configuration of every stream; each is bounded in age and bytes."""
+    age_s = settings.js_retention_minutes * 60.0
+    window_s = min(_DEDUPLICATION_S, age_s)
+    bounds = {"max_age": age_s, "max_bytes": settings.js_max_bytes, "duplicate_window": window_s}
+    small = settings.js_max_bytes // 16
+    return [
+        StreamConfig(
+            name=streams.raw,
+            subjects=["market.raw.>"],
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.OLD,
+            allow_direct=True,
+            **bounds,  # type: ignore[arg-type]
+        ),
+        StreamConfig(
+            name=streams.ticks,
+            subjects=["market.ticks.>"],
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.OLD,
+            allow_direct=True,
+            **bounds,  # type: ignore[arg-type]
+        ),
+        StreamConfig(
+            name=streams.state,
+            subjects=["market.state.>"],
+            storage=StorageType.FILE,
+            max_msgs_per_subject=1,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=streams.resync,
+            subjects=["market.resync.>"],
+            storage=StorageType.FILE,
+            retention=RetentionPolicy.WORK_QUEUE,
+            max_age=age_s,
+            max_bytes=small,
+            duplicate_window=window_s,
+        ),
+        StreamConfig(
+            name=streams.dead,
+            subjects=["market.dead.>"],
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.OLD,
+            max_age=age_s,
+            max_bytes=small,
+            duplicate_window=window_s,
+        ),
+    ]

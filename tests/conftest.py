@@ -1,0 +1,32 @@
+"""Fixtures that more than one test module uses."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from models.settings import Settings, load_settings
+from streaming.broker.jetstream import JetStreamLog
+from tests.servers import NatsServer, port_open
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """Give a fresh nats-server with JetStream."""
+    with NatsServer(tmp_path / "nats") as server:
+        await port_open(server.port)
+        yield server
+
+
+@pytest.fixture
+def settings(nats_server: NatsServer) -> Settings:
+    """Give settings that point at the test's own server."""
+    return load_settings(nats_urls=(nats_server.url,), js_max_bytes=1024**3)
+
+
+@pytest.fixture
+async def log(nats_server: NatsServer, settings: Settings) -> AsyncIterator[JetStreamLog]:
+    """Give a connected log with its streams."""
+    async with await JetStreamLog.connect([nats_server.url], name="test") as log:
+        await log.ensure_streams(settings)
+        yield log

@@ -1,0 +1,178 @@
+"""The log's contract, on a real server."""
+
+import asyncio
+import os
+from contextlib import aclosing
+
+import pytest
+
+from models.subjects import Streams
+from streaming.broker.jetstream import JetStreamLog
+from streaming.broker.log import FencedError, LogMessage
+from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
+from tests.servers import NatsServer, eventually, port_open
+
+STREAMS = Streams()
+SUBJECT = "market.ticks.0.test.BTC-USD"
+
+
+async def take(log: JetStreamLog, count: int, *, after: int = 0) -> list[LogMessage]:
+    """Read `count` messages of the ticks stream."""
+    taken: list[LogMessage] = []
+    async with asyncio.timeout(20), aclosing(log.read(STREAMS.ticks, ">", after=after)) as messages:
+        async for message in messages:
+            taken.append(message)
+            if len(taken) == count:
+                break
+    return taken
+
+
+async def test_read_after_a_position_gives_the_rest_in_order(log: JetStreamLog) -> None:
+    """Reading starts right after the position that is given."""
+    for number in range(5):
+        await log.publish(SUBJECT, b"%d" % number)
+    assert [message.payload for message in await take(log, 3, after=2)] == [b"2", b"3", b"4"]
+
+
+async def test_publish_behind_another_writer_is_refused(log: JetStreamLog) -> None:
+    """A zombie cannot write: the fence names what it expected and what it found."""
+    first = await log.publish(SUBJECT, b"a", expected_last=0)
+    await log.publish(SUBJECT, b"b", expected_last=first)
+    with pytest.raises(FencedError) as refused:
+        await log.publish(SUBJECT, b"zombie", expected_last=first)
+    assert (refused.value.expected, refused.value.actual) == (first, first + 1)
+    assert [message.payload for message in await take(log, 2)] == [b"a", b"b"]
+
+
+async def test_publish_beyond_the_message_limit_arrives_whole(log: JetStreamLog) -> None:
+    """A record of twice the server's limit is split and put together, headers included."""
+    large = os.urandom(18 * 1024 * 1024)
+    seq = await log.publish(
+        SUBJECT, large, headers={"K": "whole"}, unfinished={"K": "part"}, expected_last=0
+    )
+    await log.publish(SUBJECT, b"next", expected_last=seq)
+    whole, after = await take(log, 2)
+    assert whole.payload == large
+    assert whole.headers["K"] == "whole"
+    assert whole.seq == seq
+    assert after.payload == b"next"
+
+
+async def test_unfinished_record_of_a_dead_writer_is_never_shown(log: JetStreamLog) -> None:
+    """Only the first part of a record was stored: readers go on with the next record."""
+    seq = await log.publish(SUBJECT, b"half", headers={"LF-Part": "dead-1/1/2"}, expected_last=0)
+    await log.publish(SUBJECT, b"next", expected_last=seq)
+    assert [message.payload for message in await take(log, 1)] == [b"next"]
+
+
+async def test_publish_with_a_known_id_is_stored_once(log: JetStreamLog) -> None:
+    """A repeated message id does not store twice."""
+    await log.publish(SUBJECT, b"a", message_id="x")
+    await log.publish(SUBJECT, b"a", message_id="x")
+    await log.publish(SUBJECT, b"b", message_id="y")
+    assert [message.payload for message in await take(log, 2)] == [b"a", b"b"]
+
+
+async def test_last_of_a_subject_without_messages_is_none(log: JetStreamLog) -> None:
+    """An unknown subject has no newest message; a known one gives it with its headers."""
+    assert await log.last(STREAMS.ticks, SUBJECT) is None
+    seq = await log.publish(SUBJECT, b"a", headers={"K": "v"})
+    newest = await log.last(STREAMS.ticks, SUBJECT)
+    assert newest is not None
+    assert (newest.seq, newest.payload, newest.headers["K"]) == (seq, b"a", "v")
+    assert await log.subjects(STREAMS.ticks, "market.ticks.>") == [SUBJECT]
+    assert await log.end(STREAMS.ticks) == seq
+
+
+@pytest.mark.parametrize("signal", ["kill", "stop"])
+async def test_server_restart_loses_and_doubles_nothing(
+    log: JetStreamLog, nats_server: NatsServer, signal: str
+) -> None:
+    """Fenced writing and reading go on over a server that is killed three times."""
+    count, seen = 3000, list[bytes]()
+
+    async def write() -> None:
+        last = 0
+        for number in range(count):
+            last = await log.publish(SUBJECT, b"%d" % number, expected_last=last)
+
+    async def read() -> None:
+        async with aclosing(log.read(STREAMS.ticks, "market.ticks.>")) as messages:
+            async for message in messages:
+                seen.append(message.payload)
+                if len(seen) == count:
+                    return
+
+    async def disturb() -> None:
+        for part in (1, 2, 3):
+            await eventually(lambda part=part: len(seen) > part * count // 5)  # type: ignore[misc]
+            await asyncio.to_thread(nats_server.kill if signal == "kill" else nats_server.stop)
+            nats_server.start()
+            await port_open(nats_server.port)
+
+    async with asyncio.timeout(90), asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        tasks.create_task(read())
+        tasks.create_task(disturb())
+    assert seen == [b"%d" % number for number in range(count)]
+
+
+async def test_reader_recovers_from_a_deleted_consumer(log: JetStreamLog) -> None:
+    """Missed heartbeats lead to a new consumer that goes on from the cursor."""
+    seen: list[bytes] = []
+
+    async def read() -> None:
+        async with aclosing(log.read(STREAMS.ticks, "market.ticks.>")) as messages:
+            async for message in messages:
+                seen.append(message.payload)
+                if len(seen) == 4:
+                    return
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        tasks.create_task(read())
+        await log.publish(SUBJECT, b"0")
+        await eventually(lambda: len(seen) == 1)
+        for consumer in await log._js.consumers_info(STREAMS.ticks):
+            await log._js.delete_consumer(STREAMS.ticks, consumer.name)
+        for number in (1, 2, 3):
+            await log.publish(SUBJECT, b"%d" % number)
+    assert seen == [b"0", b"1", b"2", b"3"]
+
+
+async def test_outbox_under_load_batches_in_order(log: JetStreamLog) -> None:
+    """Many lines need few messages, keep their order and carry the consumed position."""
+    stored: list[tuple[int, int]] = []
+    async with asyncio.TaskGroup() as tasks:
+        outbox = Outbox(
+            log,
+            SUBJECT,
+            tasks,
+            Budget(1 << 20),
+            fenced_after=0,
+            on_stored=lambda seq, position: stored.append((seq, position)),
+        )
+        for number in range(1000):
+            outbox.put(b"%d" % number, position=number)
+        await outbox.flush()
+        assert outbox.idle
+    messages = await take(log, len(stored))
+    assert b"\n".join(message.payload for message in messages).split(b"\n") == [
+        b"%d" % number for number in range(1000)
+    ]
+    assert len(messages) < 10
+    assert messages[-1].headers[POSITION_HEADER] == "999"
+    assert stored[-1] == (messages[-1].seq, 999)
+
+
+async def test_budget_over_its_bound_makes_writers_wait(log: JetStreamLog) -> None:
+    """`room` opens only after what waits has been stored."""
+    budget = Budget(1000)
+    async with asyncio.TaskGroup() as tasks:
+        outbox = Outbox(log, SUBJECT, tasks, budget)
+        for _ in range(20):
+            outbox.put(b"x" * 100)
+        waiting = asyncio.ensure_future(budget.room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await asyncio.wait_for(waiting, 5)
+    assert budget._used == 0

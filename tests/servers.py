@@ -1,0 +1,126 @@
+"""Real servers for tests: started from the wheels on free ports, stopped and killed at will."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from streaming.broker.server import nats_command
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def eventually(
+    check: Callable[[], object | Awaitable[object]], *, within_s: float = 20.0
+) -> None:
+    """Wait until `check` is true; it raises or returns false until then.
+
+    Raises:
+        AssertionError: it never became true; what it last raised is the cause.
+    """
+    deadline = asyncio.get_running_loop().time() + within_s
+    failure: Exception | None = None
+    while asyncio.get_running_loop().time() < deadline:
+        try:
+            result = check()
+            if isinstance(result, Awaitable):
+                result = await result
+            failure = None
+            if result:
+                return
+        except (AssertionError, OSError) as error:
+            failure = error
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"not true within {within_s} s") from failure
+
+
+async def port_open(port: int, *, within_s: float = 20.0) -> None:
+    """Wait until something listens on the port."""
+
+    async def check() -> bool:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+    await eventually(check, within_s=within_s)
+
+
+class Process:
+    """A child process in a session of its own, with its output in a file."""
+
+    def __init__(
+        self, command: Sequence[str], log_file: Path, env: dict[str, str] | None = None
+    ) -> None:
+        self._command = list(command)
+        self.log_file = log_file
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, again if need be."""
+        with self.log_file.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command, stdout=output, stderr=output, env=self._env, start_new_session=True
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, or none while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def kill(self) -> None:
+        """Kill it as `kill -9` does."""
+        self._signal(signal.SIGKILL)
+
+    def stop(self, within_s: float = 10.0) -> int:
+        """Ask it to stop and return its exit status; kill it when it does not."""
+        self._signal(signal.SIGTERM, within_s)
+        return self.returncode or 0
+
+    def _signal(self, number: signal.Signals, within_s: float = 10.0) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(number)
+        try:
+            self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class NatsServer(Process):
+    """A nats-server with JetStream and the project's own configuration."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.port = free_port()
+        self.data_dir = data_dir
+        super().__init__(nats_command(data_dir, self.port), data_dir / "nats.log")
+
+    @property
+    def url(self) -> str:
+        """Address for clients."""
+        return f"nats://127.0.0.1:{self.port}"
