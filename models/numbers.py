@@ -18,11 +18,18 @@ _DECIMAL = r"(?:0|[1-9][0-9]{0,27})(?:\.[0-9]{1,27})?"
 is_decimal = re.compile(_DECIMAL).fullmatch
 """Truthy for a non-negative plain decimal as JSON spells it: no sign, exponent or leading zero."""
 
-are_decimals = re.compile(rf"{_DECIMAL}(?: {_DECIMAL})*").fullmatch
-"""Truthy for several decimals joined by single spaces; one match instead of one per number."""
+_many = re.compile(rf"{_DECIMAL}(?: {_DECIMAL})*").fullmatch
 
 _from_iso = datetime.fromisoformat
 _SECONDS = 1_000_000
+
+
+def are_decimals(joined: str, count: int) -> bool:
+    """Tell whether text is `count` decimals joined by single spaces.
+
+    One match for all of them costs a fraction of one each; the count shows a space within one.
+    """
+    return _many(joined) is not None and joined.count(" ") == count - 1
 
 
 def is_zero(size: str) -> bool:

@@ -12,13 +12,20 @@ class LineDown(msgspec.Struct, frozen=True):
     reason: str
 
 
+class BadFrame(msgspec.Struct, frozen=True):
+    """Ingest's own note that a frame was no JSON; the frame itself is a dead letter."""
+
+    reason: str
+    detail: str
+
+
 class RawLine(msgspec.Struct):
     """One line of MD_RAW.
 
     `ts_ingest`: microseconds, when the frame was received. `conn`: the connection, unique over
     all ingestors and restarts. `n`: counts this product's records on that connection from 1, +1
     each, so a reader can drop what it saw and prove that nothing was lost inside the pipeline.
-    Exactly one of `frame` (verbatim JSON of the venue) and `down` is given.
+    Exactly one of `frame` (verbatim JSON of the venue), `down` and `bad` is given.
     """
 
     ts_ingest: int
@@ -26,6 +33,7 @@ class RawLine(msgspec.Struct):
     n: int = 0
     frame: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     down: LineDown | None = None
+    bad: BadFrame | None = None
 
 
 def frame_line(ts_ingest_us: int, conn: str, n: int, frame: bytes) -> bytes:
@@ -38,8 +46,7 @@ def frame_line(ts_ingest_us: int, conn: str, n: int, frame: bytes) -> bytes:
     )
 
 
-def down_line(ts_ingest_us: int, conn: str, n: int, reason: str) -> bytes:
-    """Render the line that says a connection ended."""
-    return msgspec.json.encode(
-        {"ts_ingest": ts_ingest_us, "conn": conn, "n": n, "down": {"reason": reason}}
-    )
+def note_line(ts_ingest_us: int, conn: str, n: int, note: LineDown | BadFrame) -> bytes:
+    """Render the line of one of ingest's own notes."""
+    kind = "down" if isinstance(note, LineDown) else "bad"
+    return msgspec.json.encode({"ts_ingest": ts_ingest_us, "conn": conn, "n": n, kind: note})

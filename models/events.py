@@ -1,0 +1,91 @@
+"""Market events: what a venue's mapper makes of raw records, and the streaming core consumes.
+
+They speak no venue's dialect. Prices and sizes are text, checked to be plain decimals; `fields`
+is finished JSON that the core only places. Every event carries its record's `ts_ingest`
+(microseconds), `conn` and `n` (see `models.records.RawLine`).
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from models.canonical import Feed, Level, Side
+
+
+class Event(msgspec.Struct):
+    """A record that says nothing to the core but that it was there."""
+
+    ts_ingest: int
+    conn: str
+    n: int
+
+
+class Ticker(Event):
+    """The newest trade and the best prices. `seq` grows but jumps, `trade_id` may skip."""
+
+    seq: int
+    trade_id: int | None
+    ts_event: int
+    fields: str
+
+
+class Trade(Event):
+    """One print. `trade_id` is contiguous per product.
+
+    `is_last`: not news but the venue's newest print at the time of subscribing.
+    """
+
+    seq: int
+    trade_id: int
+    ts_event: int
+    fields: str
+    is_last: bool = False
+
+
+class OrderMessage(Event):
+    """A message of a channel whose `seq` is contiguous per product, without a print in it."""
+
+    seq: int
+
+
+class BookSnapshot(Event):
+    """All levels. `ts_event` is none where the venue does not say."""
+
+    ts_event: int | None
+    bids: list[Level]
+    asks: list[Level]
+
+
+class BookDelta(Event):
+    """New absolute sizes of some levels, in order."""
+
+    ts_event: int
+    changes: list[tuple[Side, str, str]]
+
+
+class Heartbeat(Event):
+    """The venue's watermark: its newest sequence and trade id (0 = unknown)."""
+
+    seq: int
+    last_trade_id: int
+
+
+class Down(Event):
+    """The connection ended."""
+
+    reason: str
+
+
+class Invalid(Event):
+    """A record that cannot be understood.
+
+    `feed` is set where the record certainly belonged to one; `detail` is a sentence for people.
+    """
+
+    reason: str
+    detail: str
+    feed: Feed | None = None
+
+
+Decode = Callable[[bytes], Sequence[Event]]
+"""Turns one MD_RAW payload into one event per line, in order. Never raises for bad input."""

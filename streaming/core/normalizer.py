@@ -1,0 +1,172 @@
+"""The normalizer of one product: market events in, canonical lines out, deterministically.
+
+A state machine over MD_RAW whose time is the records' own, so the same log always gives the same
+canonical log, however it is cut into batches and wherever a restart falls. The shell around it
+(`streaming.normalize`) does all I/O.
+"""
+
+import msgspec
+
+from models.canonical import Snapshot
+from models.events import (
+    BookDelta,
+    BookSnapshot,
+    Down,
+    Event,
+    Heartbeat,
+    Invalid,
+    OrderMessage,
+    Ticker,
+    Trade,
+)
+from streaming.core.book import Book
+from streaming.core.coverage import Coverage, Line
+from streaming.core.depth import BookCursor, BookFeed
+from streaming.core.outputs import Outputs
+from streaming.core.ticker import TickerCursor, TickerFeed
+from streaming.core.trades import Hold, TradesCursor, TradesFeed
+
+DEFAULT_HOLD = Hold(messages=10_000, time_us=2_000_000)
+"""What a closed gate holds unless the settings say otherwise."""
+
+
+class Cursors(msgspec.Struct):
+    """Everything that a restart needs beside the book's levels."""
+
+    lines: dict[str, Line]
+    ticker: TickerCursor
+    trades: TradesCursor
+    book: BookCursor
+
+
+_decode_cursors = msgspec.json.Decoder(Cursors).decode
+_decode_snapshot = msgspec.json.Decoder(Snapshot).decode
+
+
+class ProductNormalizer:
+    """State of one product."""
+
+    __slots__ = ("_book", "_coverage", "_ticker", "_trades")
+
+    def __init__(
+        self,
+        venue: str,
+        product: str,
+        *,
+        hold: Hold = DEFAULT_HOLD,
+        ticker_watermark: bool = True,
+    ) -> None:
+        """Begin with nothing known.
+
+        `ticker_watermark`: whether heartbeats may prove a lost ticker; false where only the
+        batched ticker channel is subscribed, which may lag behind them.
+        """
+        self._coverage = Coverage()
+        self._ticker = TickerFeed(venue, product, by_watermark=ticker_watermark)
+        self._trades = TradesFeed(venue, product, hold)
+        self._book = BookFeed(venue, product)
+
+    def apply(self, event: Event, position: int, out: Outputs) -> None:
+        """Take the next record; `position` is its message's place in MD_RAW."""
+        kind = type(event)
+        if event.conn:
+            verdict = self._coverage.note(event.conn, event.n, event.ts_ingest)
+            if verdict == "repeat":
+                return
+            if verdict != "next":
+                self._doubt(event, verdict, position, out)
+        if kind is BookDelta:
+            self._book.delta(event, position, out)  # type: ignore[arg-type]
+        elif kind is Ticker:
+            self._ticker.apply(event, out)  # type: ignore[arg-type]
+        elif kind is Trade:
+            self._trades.apply(event, position, out)  # type: ignore[arg-type]
+        elif kind is OrderMessage:
+            self._trades.order(event, out)  # type: ignore[arg-type]
+        elif kind is Heartbeat:
+            self._ticker.heartbeat(event, out)  # type: ignore[arg-type]
+            self._trades.heartbeat(event, out)  # type: ignore[arg-type]
+        elif kind is not Event:
+            self._rare(event, position, out)
+
+    def _rare(self, event: Event, position: int, out: Outputs) -> None:
+        """Take what comes seldom."""
+        if isinstance(event, BookSnapshot):
+            self._book.snapshot(event, position, out)
+        elif isinstance(event, Down):
+            self._down(event, out)
+        elif isinstance(event, Invalid):
+            out.invalid.append(event)
+            if event.feed == "book":
+                self._book.doubt(event.conn, position, event.ts_ingest, out)
+
+    def _doubt(self, event: Event, verdict: str, position: int, out: Outputs) -> None:
+        """React to a new connection or to records that never reached the log."""
+        if verdict != "covered":
+            self._ticker.doubt()
+        if verdict == "lost":
+            self._book.doubt(event.conn, position, event.ts_ingest, out)
+
+    def _down(self, event: Down, out: Outputs) -> None:
+        """Announce that nobody watches any more, unless another line does."""
+        self._coverage.down(event.conn)
+        if self._coverage.watched(event.ts_ingest):
+            return
+        for feed in (self._ticker, self._trades, self._book):
+            if feed.writer.seq and feed.writer.gap is None:
+                feed.writer.announce(out, "stale", event.ts_ingest)
+
+    @property
+    def holding(self) -> bool:
+        """Whether a checkpoint must wait: what is held would be lost with it."""
+        return self._trades.holding
+
+    @property
+    def levels(self) -> int:
+        """How deep the book is, which is what a checkpoint costs."""
+        return len(self._book.book)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The announced state of each feed that has had a message."""
+        feeds = (self._ticker, self._trades, self._book)
+        return {feed.writer.feed: feed.writer.state for feed in feeds if feed.writer.seq}
+
+    def checkpoint(self) -> tuple[list[str], bytes]:
+        """Return the canonical lines that restore the latest state, and the cursors as JSON."""
+        lines: list[str] = []
+        for feed in (self._ticker, self._trades, self._book):
+            writer = feed.writer
+            if writer.seq:
+                lines.append(
+                    writer.snapshot_line(writer.seq, feed.ts_us, "subscribe", feed.state())
+                )
+            if writer.state != "live":
+                lines.append(writer.status_line(feed.ts_us))
+        cursors = Cursors(
+            self._coverage.lines,
+            self._ticker.cursor(),
+            self._trades.cursor(),
+            self._book.cursor(),
+        )
+        return lines, msgspec.json.encode(cursors)
+
+    def restore(self, lines: list[bytes], cursors: bytes) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            msgspec.DecodeError: it is not one that this version can read.
+        """
+        read = _decode_cursors(cursors)
+        self._coverage = Coverage(read.lines)
+        self._ticker.restore(read.ticker)
+        self._trades.restore(read.trades)
+        self._book.restore(read.book, _book_of(lines))
+
+
+def _book_of(lines: list[bytes]) -> Book:
+    for line in lines:
+        if b'"type":"snapshot"' in line and b'"feed":"book"' in line:
+            state = _decode_snapshot(line).state
+            return Book(state.bids or (), state.asks or ())
+    return Book()

@@ -1,0 +1,223 @@
+"""The trades feed: every print once, in order, or a gap that says which are missing.
+
+Trade ids are contiguous per product, so a jump is a loss. Where the full channel feeds the
+product its contiguous sequence is watched as well, and heartbeats tell of prints that never
+came. While a gap is open later prints are held, within bounds; late arrivals may still close it.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from models.canonical import State
+from models.events import Heartbeat, OrderMessage, Trade
+from models.resync import GapReason
+from streaming.core.gate import SequenceGate
+from streaming.core.outputs import Outputs
+from streaming.core.writer import Gap, Writer
+
+
+class Hold(NamedTuple):
+    """How much a closed gate holds: messages, and microseconds since it closed."""
+
+    messages: int
+    time_us: int
+
+
+class TradesCursor(msgspec.Struct):
+    """What a checkpoint keeps. There is none while prints are held."""
+
+    seq: int
+    ids: SequenceGate | None
+    orders: SequenceGate | None
+    ts_event: int
+    id_watermark: int
+    order_watermark: int
+    overflow_from: int | None
+    fields: str
+    state: State
+    gap: Gap | None
+
+
+class TradesFeed:
+    """State of the trades of one product."""
+
+    __slots__ = (
+        "_fields",
+        "_held",
+        "_held_from",
+        "_hold",
+        "_id_watermark",
+        "_ids",
+        "_order_watermark",
+        "_orders",
+        "_overflow_from",
+        "_ts",
+        "writer",
+    )
+
+    def __init__(self, venue: str, product: str, hold: Hold) -> None:
+        self.writer = Writer(venue, product, "trades")
+        self._hold = hold
+        self._ids: SequenceGate | None = None
+        self._orders: SequenceGate | None = None
+        self._held: dict[int, Trade] = {}
+        self._held_from = 0
+        self._overflow_from: int | None = None
+        self._id_watermark = 0
+        self._order_watermark = 0
+        self._ts = 0
+        self._fields = "{}"
+
+    @property
+    def holding(self) -> bool:
+        """Whether prints are held that are nowhere else but in the log."""
+        return bool(self._held)
+
+    def apply(self, event: Trade, position: int, out: Outputs) -> None:
+        """Take a print; `position` is its record's place in MD_RAW."""
+        if event.is_last and self._starts_chain(event):
+            self._start_chain(event, out)
+            return
+        ids = self._ids
+        if ids is None:
+            ids = self._ids = SequenceGate(event.trade_id - 1, event.trade_id - 1)
+        orders = self._orders
+        if orders is not None and not event.is_last:
+            orders.offer(event.seq)
+        if self._overflow_from is not None:
+            ids.require(event.trade_id)
+        elif ids.offer(event.trade_id):
+            if self.writer.gap is None and not ids.open and (orders is None or not orders.open):
+                self._emit(event, out)
+            else:
+                if not self._held:
+                    self._held_from = position
+                self._held[event.trade_id] = event
+        self._settle(event.ts_ingest, out)
+
+    def order(self, event: OrderMessage, out: Outputs) -> None:
+        """Take a message of the full channel that is no print."""
+        if self._orders is None:
+            self._orders = SequenceGate(event.seq, event.seq)
+        elif self._orders.offer(event.seq):
+            self._settle(event.ts_ingest, out)
+
+    def heartbeat(self, event: Heartbeat, out: Outputs) -> None:
+        """Compare with the watermarks; one heartbeat's delay is normal."""
+        due_id, self._id_watermark = self._id_watermark, event.last_trade_id
+        due_seq, self._order_watermark = self._order_watermark, event.seq
+        if self._ids is not None and self.writer.seq:
+            self._ids.require(due_id)
+        if self._orders is not None:
+            self._orders.require(due_seq)
+        self._settle(event.ts_ingest, out)
+
+    def _starts_chain(self, event: Trade) -> bool:
+        """Whether the venue's newest print begins a chain: the first ever, or counted anew."""
+        ids = self._ids
+        return ids is None or (event.trade_id < ids.last and event.ts_event > self._ts)
+
+    def _start_chain(self, event: Trade, out: Outputs) -> None:
+        self._ids = SequenceGate(event.trade_id, event.trade_id)
+        self._orders, self._overflow_from = None, None
+        self._id_watermark = self._order_watermark = 0
+        self._held.clear()
+        self._ts, self._fields = event.ts_event, event.fields
+        self.writer.snapshot(out, event.seq, event.ts_event, "subscribe", event.fields)
+        if self.writer.gap is not None:
+            self.writer.close_gap(out, event.ts_ingest)
+        self.writer.announce(out, "live", event.ts_ingest)
+
+    def _emit(self, event: Trade, out: Outputs) -> None:
+        self._ts, self._fields = event.ts_event, event.fields
+        writer = self.writer
+        seq = event.seq if event.seq > writer.seq else writer.seq + 1
+        writer.tick(out, seq, event.ts_event, event.ts_ingest, event.fields)
+
+    def _settle(self, now_us: int, out: Outputs) -> None:
+        """Bring the gap's state in line with what is missing."""
+        ids, orders, writer = self._ids, self._orders, self.writer
+        missing = (ids is not None and ids.open) or (orders is not None and orders.open)
+        if not missing and writer.gap is None:
+            if writer.state == "stale":
+                writer.announce(out, "live", now_us)
+            return
+        self._release(out)
+        if not missing:
+            self._overflow_from = None
+            writer.close_gap(out, now_us)
+            return
+        self._note_gap(now_us, out)
+        self._bound(now_us)
+
+    def _release(self, out: Outputs) -> None:
+        """Emit held prints that nothing is missing before."""
+        if self._orders is not None and self._orders.open:
+            return
+        held, last = self._held, self._ids.last if self._ids is not None else 0
+        for trade_id in sorted(trade_id for trade_id in held if trade_id <= last):
+            self._emit(held.pop(trade_id), out)
+
+    def _note_gap(self, now_us: int, out: Outputs) -> None:
+        """Open a gap, unless the one that is open is still the first hole."""
+        reason, gate = self._hole()
+        gap = self.writer.gap
+        if gap is not None:
+            same_numbering = (gap.reason == "sequence") == (reason == "sequence")
+            if not same_numbering or gap.before is None or gate.last < gap.before:
+                return
+        request = self.writer.open_gap(out, reason, gate.last, gate.next_seen, now_us)
+        out.requests.append(request)
+
+    def _hole(self) -> tuple[GapReason, SequenceGate]:
+        orders, ids = self._orders, self._ids
+        if orders is not None and orders.open:
+            return "sequence", orders
+        assert ids is not None  # noqa: S101  # `_settle` found one of the two open
+        return ("trade_id" if ids.ahead else "watermark"), ids
+
+    def _bound(self, now_us: int) -> None:
+        """Keep only the raw position when too much or for too long was held."""
+        gap = self.writer.gap
+        held_us = now_us - gap.since if gap is not None else 0
+        if len(self._held) <= self._hold.messages and held_us <= self._hold.time_us:
+            return
+        if self._held and self._overflow_from is None:
+            self._overflow_from = self._held_from
+        self._held.clear()
+        for gate in (self._ids, self._orders):
+            if gate is not None:
+                gate.forget_ahead()
+
+    def state(self) -> str:
+        """Return the newest print's fields."""
+        return self._fields
+
+    @property
+    def ts_us(self) -> int:
+        """Event time of the newest print."""
+        return self._ts
+
+    def cursor(self) -> TradesCursor:
+        """Return what a checkpoint keeps."""
+        writer = self.writer
+        return TradesCursor(
+            writer.seq,
+            self._ids,
+            self._orders,
+            self._ts,
+            self._id_watermark,
+            self._order_watermark,
+            self._overflow_from,
+            self._fields,
+            writer.state,
+            writer.gap,
+        )
+
+    def restore(self, cursor: TradesCursor) -> None:
+        """Go on from a checkpoint."""
+        self.writer.restore(cursor.seq, cursor.state, cursor.gap)
+        self._ids, self._orders, self._ts = cursor.ids, cursor.orders, cursor.ts_event
+        self._id_watermark, self._order_watermark = cursor.id_watermark, cursor.order_watermark
+        self._overflow_from, self._fields = cursor.overflow_from, cursor.fields

@@ -1,0 +1,108 @@
+"""Renders the canonical lines of one product and feed, and keeps their chain.
+
+The only place where canonical messages are spelled. Text instead of an encoder because prices
+must keep the venue's digits as JSON numbers, and because most of each line never changes.
+"""
+
+import msgspec
+
+from models.canonical import Feed, State
+from models.resync import GapReason, ResyncRequest, resync_id
+from streaming.core.outputs import Outputs
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """An open gap: exclusive bounds of what is missing, and when it was seen."""
+
+    reason: GapReason
+    after: int
+    before: int | None
+    since: int
+    resync_id: str
+
+
+class Writer:
+    """Attributes: seq, of the newest message of the chain; state, as last announced; gap, if open.
+
+    Until something else is announced a feed counts as live.
+    """
+
+    __slots__ = (
+        "_snapshot",
+        "_status",
+        "_tick",
+        "_venue",
+        "feed",
+        "gap",
+        "product",
+        "seq",
+        "state",
+    )
+
+    def __init__(self, venue: str, product: str, feed: Feed) -> None:
+        head = f'"venue":"{venue}","product":"{product}","feed":"{feed}"'
+        self._tick = f'{{"v":1,"type":"tick",{head},"seq":'
+        self._snapshot = f'{{"v":1,"type":"snapshot",{head},"seq":'
+        self._status = f'{{"v":1,"type":"status",{head},"state":'
+        self._venue, self.product, self.feed = venue, product, feed
+        self.seq = 0
+        self.state: State = "live"
+        self.gap: Gap | None = None
+
+    def tick(self, out: Outputs, seq: int, ts_event: int, ts_ingest: int, fields: str) -> None:
+        """Append a tick that links to the message before it. `seq` must be above that one's."""
+        out.lines.append(
+            f'{self._tick}{seq},"prev_seq":{self.seq},"ts_event":{ts_event},'
+            f'"ts_ingest":{ts_ingest},"fields":{fields}}}'
+        )
+        out.ticks += 1
+        self.seq = seq
+
+    def snapshot_line(self, seq: int, ts_us: int, reason: str, state: str) -> str:
+        """Render a snapshot without appending it or touching the chain."""
+        return (
+            f'{self._snapshot}{seq},"ts_snapshot":{ts_us},"reason":"{reason}",'
+            f'"resync_id":null,"state":{state}}}'
+        )
+
+    def snapshot(self, out: Outputs, seq: int, ts_us: int, reason: str, state: str) -> None:
+        """Append a snapshot: a new chain starts at `seq`."""
+        out.lines.append(self.snapshot_line(seq, ts_us, reason, state))
+        self.seq = seq
+
+    def status_line(self, since: int) -> str:
+        """Render the present state and gap."""
+        gap, name = "null", "null"
+        if self.gap is not None:
+            before = "null" if self.gap.before is None else self.gap.before
+            gap, name = f'{{"after":{self.gap.after},"before":{before}}}', f'"{self.gap.resync_id}"'
+        return f'{self._status}"{self.state}","since":{since},"gap":{gap},"resync_id":{name}}}'
+
+    def announce(self, out: Outputs, state: State, since: int) -> None:
+        """Append a status line, unless this state has been announced already."""
+        if state != self.state:
+            self.state = state
+            out.lines.append(self.status_line(since))
+
+    def open_gap(
+        self, out: Outputs, reason: GapReason, after: int, before: int | None, since: int
+    ) -> ResyncRequest:
+        """Announce a gap and return the request that would have it recovered."""
+        name = resync_id(self._venue, self.product, self.feed, after, before)
+        self.gap = Gap(reason, after, before, since, name)
+        self.state = "gap"
+        out.lines.append(self.status_line(since))
+        out.gaps += 1
+        return ResyncRequest(
+            self._venue, self.product, self.feed, name, reason, after, before, since
+        )
+
+    def close_gap(self, out: Outputs, since: int) -> None:
+        """Announce that the feed is live, with the gap that was closed."""
+        self.state = "live"
+        out.lines.append(self.status_line(since))
+        self.gap = None
+
+    def restore(self, seq: int, state: State, gap: Gap | None) -> None:
+        """Go on from a checkpoint."""
+        self.seq, self.state, self.gap = seq, state, gap

@@ -1,0 +1,264 @@
+"""The normalizer's shell: MD_RAW in, MD_TICKS out, around the pure core.
+
+Owns positions. The output is the checkpoint: each message of MD_TICKS says how far MD_RAW has
+been consumed, so a restart publishes nothing twice and misses nothing. MD_STATE only keeps the
+re-read short. Every publish is fenced, so a second normalizer on a shard cannot do harm.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from models.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
+from models.events import Decode, Event, Invalid
+from models.resync import ResyncRequest
+from models.subjects import (
+    META_PRODUCT,
+    Streams,
+    product_of,
+    resync_subject,
+    state_subject,
+    ticks_subject,
+)
+from streaming.broker.log import Log, LogMessage
+from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
+from streaming.core.normalizer import DEFAULT_HOLD, ProductNormalizer
+from streaming.core.outputs import Outputs
+from streaming.core.trades import Hold
+from streaming.deadletters import DeadLetters
+from streaming.metrics import Counts, Readings
+
+CHECKPOINT_EVERY_S = 10.0
+"""A product that changes is saved this often; a deep book less often, in proportion."""
+
+_LEVELS_PER_S = 2000
+_BUDGET_BYTES = 64 * 1024**2
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Product:
+    """A product's state machine and the positions around it."""
+
+    name: str
+    core: ProductNormalizer
+    outbox: Outbox
+    applied: int
+    published: int
+    saved_at: float
+
+
+class Normalizer:
+    """Serves one shard of one venue until it is cancelled."""
+
+    def __init__(
+        self,
+        log: Log,
+        streams: Streams,
+        venue: str,
+        shard: int,
+        decode: Decode,
+        tasks: asyncio.TaskGroup,
+        *,
+        hold: Hold = DEFAULT_HOLD,
+        ticker_watermark: bool = True,
+    ) -> None:
+        """Prepare; `tasks` takes the outboxes, whose `FencedError` ends the whole group."""
+        self._log, self._streams, self._venue, self._shard = log, streams, venue, shard
+        self._decode, self._tasks = decode, tasks
+        self._hold, self._ticker_watermark = hold, ticker_watermark
+        self._budget = Budget(_BUDGET_BYTES)
+        self._products: dict[str, _Product] = {}
+        self._requests: set[asyncio.Task[int]] = set()
+        self.dead = DeadLetters(log, venue, tasks)
+        self.ticks = Counts("md_ticks_total", "Canonical ticks", ("product", "shard"))
+        self.gaps = Counts("md_seq_gap_total", "Gaps opened", ("product",))
+        self.lag = Readings(
+            "md_ingest_lag_seconds",
+            "Age of the newest record when it was normalized",
+            ("shard",),
+            self._lag,
+        )
+        self.stale = Readings(
+            "md_product_stale",
+            "1 while a feed of the product is not live",
+            ("product",),
+            self._stale,
+        )
+        self._lag_s = 0.0
+
+    def _lag(self) -> dict[tuple[str, ...], float]:
+        return {(str(self._shard),): self._lag_s}
+
+    def _stale(self) -> dict[tuple[str, ...], float]:
+        return {
+            (name,): float(any(state != "live" for state in product.core.states.values()))
+            for name, product in self._products.items()
+        }
+
+    async def run(self) -> None:
+        """Normalize for ever.
+
+        Raises:
+            FencedError: by way of the task group, when another normalizer serves this shard.
+        """
+        after = await self._load()
+        _log.info("normalizing", shard=self._shard, products=len(self._products), after=after)
+        reading = self._log.read(self._streams.raw, self._pattern("raw"), after=after)
+        async with contextlib.aclosing(reading) as messages:
+            async for message in messages:
+                await self._take(message)
+                await self._budget.room()
+
+    def _pattern(self, kind: str) -> str:
+        return f"market.{kind}.{self._shard}.{self._venue}.*"
+
+    async def _load(self) -> int:
+        """Restore every product and return the position from which to read."""
+        names: set[str] = set()
+        # Raw subjects too: a product whose first output was never stored is in no other stream.
+        for stream, kind in (
+            (self._streams.raw, "raw"),
+            (self._streams.ticks, "ticks"),
+            (self._streams.state, "state"),
+        ):
+            subjects = await self._log.subjects(stream, self._pattern(kind))
+            names.update(product_of(subject)[1] for subject in subjects)
+        for name in sorted(names - {META_PRODUCT}):
+            await self._restore(name)
+        return min((product.applied for product in self._products.values()), default=0)
+
+    async def _restore(self, name: str) -> None:
+        """Bring one product to its checkpoint and find out what has been published since."""
+        subject = ticks_subject(self._shard, self._venue, name)
+        newest = await self._log.last(self._streams.ticks, subject)
+        saved = await self._log.last(
+            self._streams.state, state_subject(self._shard, self._venue, name)
+        )
+        product = self._add(name, newest)
+        if saved is None:
+            return
+        try:
+            checkpoint = decode_checkpoint(saved.payload, saved.headers)
+            lines = [bytes(line) for line in checkpoint.messages]
+            product.core.restore(lines, bytes(checkpoint.cursors))
+        except (msgspec.DecodeError, ValueError) as error:
+            # The log has everything; a checkpoint only saves time.
+            _log.warning("ignoring an unreadable checkpoint", product=name, error=str(error))
+            product.core = self._core(name)
+            return
+        product.applied = checkpoint.raw_seq
+        product.published = max(product.published, checkpoint.raw_seq)
+
+    def _core(self, name: str) -> ProductNormalizer:
+        return ProductNormalizer(
+            self._venue, name, hold=self._hold, ticker_watermark=self._ticker_watermark
+        )
+
+    def _add(self, name: str, newest: LogMessage | None = None) -> _Product:
+        published = int(newest.headers.get(POSITION_HEADER, 0)) if newest is not None else 0
+        outbox = Outbox(
+            self._log,
+            ticks_subject(self._shard, self._venue, name),
+            self._tasks,
+            self._budget,
+            fenced_after=newest.seq if newest is not None else 0,
+            position=published,
+        )
+        product = _Product(name, self._core(name), outbox, 0, published, time.monotonic())
+        self._products[name] = product
+        return product
+
+    async def _take(self, message: LogMessage) -> None:
+        """Apply one message of MD_RAW and hand on what it gives."""
+        name = message.subject.rpartition(".")[2]
+        if name == META_PRODUCT:
+            return
+        product = self._products.get(name) or self._add(name)
+        if message.seq <= product.applied:
+            return
+        events = self._decode(message.payload)
+        out = Outputs()
+        apply = product.core.apply
+        for event in events:
+            apply(event, message.seq, out)
+        product.applied = message.seq
+        self._publish(product, message, events, out)
+        if events:
+            self._lag_s = max(0.0, time.time() - events[-1].ts_ingest / 1e6)
+        await self._maybe_save(product)
+
+    def _publish(
+        self, product: _Product, message: LogMessage, events: Sequence[Event], out: Outputs
+    ) -> None:
+        """Hand outputs on, except those that an earlier run has published."""
+        if out.lines and message.seq > product.published:
+            product.outbox.put("\n".join(out.lines).encode(), message.seq)
+            self.ticks.values[product.name, str(self._shard)] += out.ticks
+            self.gaps.values[product.name,] += out.gaps
+        # Repeats of these two are recognized by their names, and a crash must not lose them.
+        for request in out.requests:
+            self._request(request)
+        for invalid in out.invalid:
+            self._bury(product.name, invalid, message, events.index(invalid))
+
+    def _request(self, request: ResyncRequest) -> None:
+        subject = resync_subject(request.venue, request.product)
+        task = self._tasks.create_task(
+            self._log.publish(subject, msgspec.json.encode(request), message_id=request.resync_id)
+        )
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        _log.warning(
+            "gap",
+            product=request.product,
+            feed=request.feed,
+            reason=request.reason,
+            after=request.after,
+            before=request.before,
+            resync_id=request.resync_id,
+        )
+
+    def _bury(self, product: str, invalid: Invalid, message: LogMessage, number: int) -> None:
+        line = message.payload.split(b"\n")[number]
+        name = f"{message.seq}-{number}"
+        self.dead.add(invalid.reason, invalid.detail, line, product, name=name)
+
+    async def _maybe_save(self, product: _Product) -> None:
+        age_s = time.monotonic() - product.saved_at
+        if age_s > CHECKPOINT_EVERY_S + product.core.levels / _LEVELS_PER_S:
+            await self.save(product.name)
+
+    async def save(self, name: str) -> None:
+        """Store a checkpoint of one product, unless it has to wait."""
+        product = self._products[name]
+        if product.core.holding or product.applied < product.published:
+            return
+        lines, cursors = product.core.checkpoint()
+        await product.outbox.flush()
+        if self._requests:
+            await asyncio.wait(self._requests)
+        checkpoint = Checkpoint(
+            self._venue,
+            name,
+            product.applied,
+            product.outbox.last,
+            [msgspec.Raw(line.encode()) for line in lines],
+            msgspec.Raw(cursors),
+        )
+        payload, headers = encode_checkpoint(checkpoint)
+        await self._log.publish(
+            state_subject(self._shard, self._venue, name), payload, headers=headers
+        )
+        product.saved_at = time.monotonic()
+
+    async def stop(self) -> None:
+        """Store what is on its way and a checkpoint of every product."""
+        for name in self._products:
+            await self.save(name)
+        await self.dead.flush()

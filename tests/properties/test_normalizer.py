@@ -1,0 +1,193 @@
+"""Same raw log, same canonical log: however it is cut, and wherever a restart falls."""
+
+import random
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.canonical import Snapshot, Status, Tick
+from models.events import (
+    BookDelta,
+    BookSnapshot,
+    Down,
+    Event,
+    Heartbeat,
+    Invalid,
+    OrderMessage,
+    Ticker,
+    Trade,
+)
+from streaming.core.normalizer import ProductNormalizer
+from streaming.core.outputs import Outputs
+from streaming.core.trades import Hold
+from tests.chains import assert_linked, messages
+
+PRODUCT = "BTC-USD"
+HOLD = Hold(messages=5, time_us=3_000_000)
+
+
+@dataclass
+class Venue:
+    """A small venue with every kind of trouble, seeded."""
+
+    random: random.Random
+    full: bool
+    seq: int = 1000
+    trade_id: int = 50
+    conn: str = "a-1"
+    now: int = 1_700_000_000_000_000
+    n: dict[str, int] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    def head(self) -> tuple[int, str, int]:
+        """Give the next record its number; now and then one never reaches the log."""
+        self.now += self.random.choice((10, 1000, 700_000))
+        self.n[self.conn] = self.n.get(self.conn, 0) + (2 if self.random.random() < 0.02 else 1)
+        return self.now, self.conn, self.n[self.conn]
+
+    def emit(self, event: Event) -> None:
+        """Store an event; now and then it is stored twice, as a repeated publish would."""
+        self.events.append(event)
+        if self.random.random() < 0.05:
+            self.events.append(event)
+
+    def trade(self) -> None:
+        """Print on trades and ticker, either of which may be lost or late."""
+        self.seq += 1 if self.full else self.random.randint(1, 5)
+        self.trade_id += 1
+        print_ = f'{{"last_trade":{{"px":1,"qty":2,"side":"buy","id":{self.trade_id}}}}}'
+        if self.random.random() > 0.1:
+            self.emit(Trade(*self.head(), self.seq, self.trade_id, self.now, print_))
+        if self.random.random() > 0.1:
+            self.emit(Ticker(*self.head(), self.seq, self.trade_id, self.now, print_))
+
+    def late_trade(self) -> None:
+        """Repeat one of the last prints, or bring it late."""
+        trade_id = self.trade_id - self.random.randint(0, 4)
+        print_ = f'{{"last_trade":{{"px":1,"qty":2,"side":"buy","id":{trade_id}}}}}'
+        self.emit(Trade(*self.head(), self.seq, trade_id, self.now, print_))
+
+    def order(self) -> None:
+        """Send a message of the full channel; lose some."""
+        if self.full:
+            self.seq += 1
+            if self.random.random() > 0.05:
+                self.emit(OrderMessage(*self.head(), self.seq))
+
+    def heartbeat(self) -> None:
+        """Send the watermarks."""
+        self.emit(Heartbeat(*self.head(), self.seq, self.random.choice((0, self.trade_id))))
+
+    def depth(self) -> None:
+        """Change the book, sometimes so that it is crossed."""
+        crossing = self.random.random() < 0.02
+        price = "200" if crossing else str(self.random.randint(90, 99))
+        size = self.random.choice(("0", "0.00", "1.5"))
+        changes = [("bid", price, size), ("ask", str(self.random.randint(101, 110)), size)]
+        self.emit(BookDelta(*self.head(), self.now - 5, changes))  # type: ignore[arg-type]
+
+    def reconnect(self) -> None:
+        """Open a new connection, announced or not, that begins as the venue's do."""
+        if self.random.random() < 0.5:
+            self.emit(Down(*self.head(), "gone"))
+        self.conn = f"{self.random.choice('ab')}-{self.now}"
+        time_us = self.random.choice((None, self.now))
+        self.emit(BookSnapshot(*self.head(), time_us, [("95", "1")], [("105", "1")]))
+        if not self.full:
+            last = f'{{"last_trade":{{"px":1,"qty":2,"side":"buy","id":{self.trade_id}}}}}'
+            self.emit(Trade(*self.head(), self.seq, self.trade_id, self.now, last, is_last=True))
+        self.emit(Ticker(*self.head(), self.seq, self.trade_id, self.now, "{}"))
+
+    def garbage(self) -> None:
+        """Send something that cannot be understood."""
+        self.emit(Invalid(*self.head(), "bad_number", "no", self.random.choice(("book", None))))
+
+
+def raw_log(seed: int, *, full: bool, length: int = 150) -> list[Event]:
+    """Return a seeded log of one product."""
+    venue = Venue(random.Random(seed), full)
+    venue.reconnect()
+    moves = (
+        [venue.trade] * 8
+        + [venue.depth] * 8
+        + [venue.order] * 4
+        + [venue.heartbeat] * 3
+        + [venue.late_trade, venue.garbage, venue.reconnect]
+    )
+    while len(venue.events) < length:
+        venue.random.choice(moves)()
+    return venue.events
+
+
+def fresh() -> ProductNormalizer:
+    """Return a normalizer with nothing known."""
+    return ProductNormalizer("coinbase", PRODUCT, hold=HOLD)
+
+
+def run(core: ProductNormalizer, events: list[Event], first_position: int) -> Outputs:
+    """Apply events, one per position."""
+    out = Outputs()
+    for position, event in enumerate(events, first_position):
+        core.apply(event, position, out)
+    return out
+
+
+LOGS = st.builds(lambda seed, full: raw_log(seed, full=full), st.integers(0, 10**6), st.booleans())
+
+
+@settings(max_examples=150, deadline=None)
+@given(LOGS)
+def test_canonical_log_is_linked_and_announces_every_loss(events: list[Event]) -> None:
+    """Every tick links, trades skip no id but behind a snapshot, and lines decode."""
+    out = run(fresh(), events, 1)
+    assert_linked(out.lines)
+    last_id: int | None = None
+    for message in messages(out.lines):
+        if message.feed != "trades" or isinstance(message, Status):
+            continue
+        state = message.state if isinstance(message, Snapshot) else message.fields
+        assert state.last_trade is not None
+        if isinstance(message, Tick):
+            assert last_id is None or state.last_trade.id == last_id + 1
+        last_id = state.last_trade.id
+
+
+@settings(max_examples=100, deadline=None)
+@given(LOGS)
+def test_restart_after_every_record_gives_the_same_canonical_log(events: list[Event]) -> None:
+    """A checkpoint wherever one is allowed, restored, goes on as if nothing had been."""
+    whole = run(fresh(), events, 1)
+    core, lines, requests = fresh(), list[str](), []
+    for position, event in enumerate(events, 1):
+        out = run(core, [event], position)
+        lines += out.lines
+        requests += out.requests
+        if not core.holding:
+            state, cursors = core.checkpoint()
+            core = fresh()
+            core.restore([line.encode() for line in state], cursors)
+    assert lines == whole.lines
+    assert requests == whole.requests
+
+
+@settings(max_examples=60, deadline=None)
+@given(LOGS)
+def test_records_stored_twice_change_nothing(events: list[Event]) -> None:
+    """A publish that was repeated without need leaves no trace in the canonical log."""
+    once = [
+        event for event, before in zip(events, [None, *events], strict=False) if event != before
+    ]
+    assert run(fresh(), events, 1).lines == run(fresh(), once, 1).lines
+
+
+@settings(max_examples=60, deadline=None)
+@given(LOGS)
+def test_gate_never_holds_more_than_its_bounds(events: list[Event]) -> None:
+    """Held prints are bounded by count, whatever the venue does."""
+    core, out = fresh(), Outputs()
+    for position, event in enumerate(events, 1):
+        core.apply(event, position, out)
+        assert len(core._trades._held) <= HOLD.messages
+        for gate in (core._trades._ids, core._trades._orders):
+            assert gate is None or len(gate.ahead) <= 60

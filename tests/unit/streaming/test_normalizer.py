@@ -1,0 +1,355 @@
+"""What the normalizer says in each situation that the venue or the network can bring about."""
+
+from typing import Any
+
+import pytest
+
+from models.canonical import Snapshot, Status, Tick
+from models.events import (
+    BookDelta,
+    BookSnapshot,
+    Down,
+    Event,
+    Heartbeat,
+    Invalid,
+    OrderMessage,
+    Ticker,
+    Trade,
+)
+from streaming.core.normalizer import ProductNormalizer
+from streaming.core.outputs import Outputs
+from streaming.core.trades import Hold
+from tests.chains import messages
+
+T0 = 1_700_000_000_000_000
+
+
+class Feed:
+    """Feeds one normalizer and tells what came out, in short."""
+
+    def __init__(self, **options: Any) -> None:
+        self.core = ProductNormalizer("coinbase", "BTC-USD", **options)
+        self.out = Outputs()
+        self.conn = "a-1"
+        self.n = 0
+        self.now = T0
+
+    def head(self) -> tuple[int, str, int]:
+        self.n += 1
+        self.now += 1000
+        return self.now, self.conn, self.n
+
+    def reconnect(self, conn: str = "a-2", after_us: int = 0) -> None:
+        self.conn, self.n = conn, 0
+        self.now += after_us
+
+    def send(self, event: Event) -> list[str]:
+        """Apply one event and describe what it gave."""
+        self.out.lines.clear()
+        self.core.apply(event, 1, self.out)
+        return [describe(message) for message in messages(self.out.lines)]
+
+    def trade(self, trade_id: int, *, last: bool = False, seq: int | None = None) -> list[str]:
+        fields = f'{{"last_trade":{{"px":1,"qty":1,"side":"buy","id":{trade_id}}}}}'
+        at = self.head()
+        return self.send(Trade(*at, seq or trade_id * 10, trade_id, at[0], fields, last))
+
+    def ticker(self, seq: int, trade_id: int) -> list[str]:
+        at = self.head()
+        return self.send(Ticker(*at, seq, trade_id, at[0], "{}"))
+
+    def order(self, seq: int) -> list[str]:
+        return self.send(OrderMessage(*self.head(), seq))
+
+    def heartbeat(self, last_trade_id: int, seq: int = 0) -> list[str]:
+        return self.send(Heartbeat(*self.head(), seq, last_trade_id))
+
+    def snapshot(self) -> list[str]:
+        at = self.head()
+        return self.send(BookSnapshot(*at, at[0], [("99", "1")], [("101", "1")]))
+
+    def delta(self, side: Any = "bid", price: str = "98") -> list[str]:
+        at = self.head()
+        return self.send(BookDelta(*at, at[0], [(side, price, "1")]))
+
+
+def describe(message: Snapshot | Status | Tick) -> str:
+    """Say in a few words what a message is."""
+    if isinstance(message, Status):
+        gap = f" {message.gap.after}-{message.gap.before}" if message.gap else ""
+        return f"{message.feed} {message.state}{gap}"
+    if isinstance(message, Snapshot):
+        return f"{message.feed} snapshot {message.reason}"
+    return f"{message.feed} tick"
+
+
+def test_trades_in_order_are_ticks_after_the_last_match() -> None:
+    """The venue's newest print starts the chain, the next ids are ticks."""
+    feed = Feed()
+    assert feed.trade(10, last=True) == ["trades snapshot subscribe"]
+    assert feed.trade(11) == ["trades tick"]
+    assert feed.trade(12) == ["trades tick"]
+
+
+def test_trade_id_jump_opens_one_gap_and_holds_what_follows() -> None:
+    """A jump is a loss; the feed's later prints wait, and one request goes out."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    assert feed.trade(13) == ["trades gap 10-13"]
+    assert feed.trade(14) == []
+    (request,) = feed.out.requests
+    assert request.resync_id == "resync/coinbase/BTC-USD/trades/10-13"
+
+
+def test_late_prints_close_the_gap_in_order() -> None:
+    """What was missing arrives late: everything goes out in order and the feed is live."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.trade(13)
+    assert feed.trade(12) == []
+    assert feed.trade(11) == ["trades tick", "trades tick", "trades tick", "trades live 10-13"]
+    assert feed.trade(13) == []
+
+
+def test_second_hole_behind_the_first_is_a_gap_of_its_own() -> None:
+    """When the first hole is filled, the next one is announced and asked for."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.trade(12)
+    feed.trade(15)
+    assert feed.trade(11) == ["trades tick", "trades tick", "trades gap 12-15"]
+    assert [request.after for request in feed.out.requests] == [10, 12]
+
+
+def test_trade_gap_over_a_reconnect_is_seen_by_the_last_match() -> None:
+    """Prints lost while nobody was connected are a gap, even before the next print."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.reconnect()
+    assert feed.trade(14, last=True) == ["trades gap 10-14"]
+
+
+def test_reconnect_without_a_trade_in_between_is_no_gap() -> None:
+    """The same newest print again proves that nothing was missed."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.reconnect()
+    assert feed.trade(10, last=True) == []
+    assert feed.trade(11) == ["trades tick"]
+
+
+def test_next_print_as_last_match_is_delivered() -> None:
+    """The one print that fell into a reconnect comes as the last match: it is not lost."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.reconnect()
+    assert feed.trade(11, last=True) == ["trades tick"]
+
+
+def test_watermark_counts_only_one_heartbeat_later() -> None:
+    """A heartbeat may overtake its trade; still missing at the next one, it is a loss."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    assert feed.heartbeat(11) == []
+    assert feed.trade(11) == ["trades tick"]
+    assert feed.heartbeat(12) == []
+    assert feed.heartbeat(12) == ["trades gap 11-13"]
+    assert feed.trade(12) == ["trades tick", "trades live 11-13"]
+
+
+def test_heartbeat_of_zero_is_unknown() -> None:
+    """Old data has 0 as the last trade id: it proves nothing."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    assert feed.heartbeat(0) == []
+    assert feed.heartbeat(0) == []
+
+
+def test_ticker_sequence_jump_is_normal() -> None:
+    """Sequences and trade ids of the ticker skip without a loss."""
+    feed = Feed()
+    feed.ticker(100, 10)
+    assert feed.ticker(250, 14) == ["ticker tick"]
+    assert feed.ticker(240, 13) == []
+
+
+def test_ticker_behind_the_watermark_heals_with_the_next_one() -> None:
+    """A lost ticker is announced; the next one is a whole state and starts a new chain."""
+    feed = Feed()
+    feed.ticker(100, 10)
+    feed.heartbeat(12)
+    assert feed.heartbeat(12) == ["ticker gap 100-None"]
+    assert [request.reason for request in feed.out.requests] == ["watermark"]
+    assert feed.ticker(130, 13) == ["ticker snapshot resync", "ticker live 100-None"]
+    assert feed.ticker(140, 14) == ["ticker tick"]
+
+
+def test_ticker_watermark_is_not_used_for_the_batched_channel() -> None:
+    """The batched ticker lags behind heartbeats by design."""
+    feed = Feed(ticker_watermark=False)
+    feed.ticker(100, 10)
+    feed.heartbeat(12)
+    assert feed.heartbeat(12) == []
+
+
+@pytest.mark.parametrize("trade_id", [10, 11])
+def test_ticker_after_a_reconnect_without_a_trade_between_links(trade_id: int) -> None:
+    """The same or the next trade id proves that no ticker was missed."""
+    feed = Feed()
+    feed.ticker(100, 10)
+    feed.reconnect()
+    assert feed.ticker(110, trade_id) == ["ticker tick"]
+
+
+def test_ticker_after_a_reconnect_with_trades_between_starts_a_new_chain() -> None:
+    """What was missed is announced, without asking for a recovery that has already happened."""
+    feed = Feed()
+    feed.ticker(100, 10)
+    feed.reconnect()
+    assert feed.ticker(150, 15) == [
+        "ticker gap 100-150",
+        "ticker snapshot resync",
+        "ticker live 100-150",
+    ]
+    assert feed.out.requests == []
+
+
+def test_reconnect_of_one_line_is_no_gap_while_the_other_watches() -> None:
+    """Two lines: one alone may drop without anybody noticing."""
+    feed = Feed()
+    feed.ticker(100, 10)
+    feed.reconnect("b-1")
+    assert feed.ticker(100, 10) == []
+    assert feed.ticker(140, 14) == ["ticker tick"]
+    feed.reconnect("a-2")
+    assert feed.ticker(190, 19) == ["ticker tick"]
+
+
+def test_reconnect_counts_as_unwatched_when_the_other_line_is_silent() -> None:
+    """A line that has brought nothing for long proves nothing."""
+    feed = Feed()
+    feed.ticker(100, 10)
+    feed.reconnect("b-1", after_us=10_000_000)
+    assert feed.ticker(140, 14)[0] == "ticker gap 100-140"
+
+
+def test_connection_that_ends_makes_every_feed_stale_until_it_is_proved_live() -> None:
+    """Subscribers hear that nobody watches, and when that is over."""
+    feed = Feed()
+    feed.snapshot()
+    feed.trade(10, last=True)
+    feed.ticker(100, 10)
+    assert feed.send(Down(*feed.head(), "gone")) == ["ticker stale", "trades stale", "book stale"]
+    feed.reconnect()
+    assert feed.snapshot() == ["book snapshot subscribe", "book live"]
+    assert feed.trade(10, last=True) == ["trades live"]
+    assert feed.ticker(100, 10) == ["ticker live"]
+
+
+def test_venue_that_counts_anew_starts_new_chains() -> None:
+    """Lower numbers with newer times on a new connection are a new numbering, not repeats."""
+    feed = Feed()
+    feed.trade(1000, last=True)
+    feed.ticker(10_000, 1000)
+    feed.reconnect()
+    assert feed.trade(5, last=True) == ["trades snapshot subscribe"]
+    assert feed.trade(6) == ["trades tick"]
+    assert feed.ticker(50, 5)[1] == "ticker snapshot resync"
+    assert feed.ticker(60, 6) == ["ticker tick"]
+
+
+def test_book_changes_before_any_snapshot_are_a_gap() -> None:
+    """Changes to an unknown book are worth nothing: ask for it once."""
+    feed = Feed()
+    assert feed.delta() == ["book gap 0-None"]
+    assert feed.delta() == []
+    assert feed.snapshot() == ["book snapshot subscribe", "book live 0-None"]
+
+
+def test_book_that_crosses_is_corrupt() -> None:
+    """A bid above the best ask closes the gate; a snapshot opens it."""
+    feed = Feed()
+    feed.snapshot()
+    assert feed.delta("bid", "102")[0].startswith("book gap")
+    assert feed.delta() == []
+    assert [request.reason for request in feed.out.requests] == ["crossed"]
+    assert feed.snapshot()[0] == "book snapshot subscribe"
+    assert feed.delta() == ["book tick"]
+
+
+def test_record_lost_inside_the_pipeline_is_a_gap_of_the_book() -> None:
+    """Our own numbering shows a loss that level 2 itself cannot show."""
+    feed = Feed()
+    feed.snapshot()
+    feed.n += 1
+    assert feed.delta()[0].startswith("book gap")
+    assert [request.reason for request in feed.out.requests] == ["lost_record"]
+
+
+def test_repeated_record_is_ignored() -> None:
+    """A publish that was repeated without need changes nothing."""
+    feed = Feed()
+    feed.snapshot()
+    feed.delta()
+    feed.n -= 1
+    assert feed.delta() == []
+
+
+def test_unreadable_book_message_makes_the_book_unknown() -> None:
+    """The change that was in it is lost; unreadable messages of other kinds are not the book's."""
+    feed = Feed()
+    feed.snapshot()
+    assert feed.send(Invalid(*feed.head(), "bad_number", "no", "ticker")) == []
+    assert feed.send(Invalid(*feed.head(), "bad_number", "no", "book"))[0].startswith("book gap")
+    assert len(feed.out.invalid) == 2
+
+
+def test_full_channel_jump_is_one_gap_even_when_a_print_was_in_it() -> None:
+    """The sequence shows the loss first; the missing trade id is the same loss."""
+    feed = Feed()
+    feed.order(1000)
+    feed.trade(10, seq=1001)
+    assert feed.order(1003) == ["trades gap 1001-1003"]
+    assert feed.trade(12, seq=1004) == []
+    feed.heartbeat(12, 1004)
+    assert feed.heartbeat(12, 1004) == []
+    assert feed.out.gaps == 1
+
+
+def test_full_channel_late_message_closes_the_gap() -> None:
+    """A late message that was no print lets the held prints go."""
+    feed = Feed()
+    feed.order(1000)
+    feed.trade(10, seq=1001)
+    feed.order(1003)
+    assert feed.trade(11, seq=1004) == []
+    assert feed.order(1002) == ["trades tick", "trades live 1001-1003"]
+
+
+def test_full_channel_tail_loss_is_seen_by_heartbeats() -> None:
+    """The heartbeat's sequence shows that the newest messages never came."""
+    feed = Feed()
+    feed.order(1000)
+    assert feed.heartbeat(0, 1001) == []
+    assert feed.heartbeat(0, 1001) == ["trades gap 1000-1002"]
+
+
+def test_gate_beyond_its_bounds_keeps_only_the_position() -> None:
+    """Too many held prints are let go; the log has them, from the noted position on."""
+    feed = Feed(hold=Hold(messages=3, time_us=10_000_000))
+    feed.trade(10, last=True)
+    for trade_id in range(12, 20):
+        feed.trade(trade_id)
+    assert not feed.core.holding
+    assert feed.core._trades.cursor().overflow_from == 1
+
+
+def test_gate_beyond_its_time_keeps_only_the_position() -> None:
+    """The time is the records' own."""
+    feed = Feed(hold=Hold(messages=100, time_us=2_000_000))
+    feed.trade(10, last=True)
+    feed.trade(12)
+    assert feed.core.holding
+    feed.now += 3_000_000
+    feed.heartbeat(12)
+    assert not feed.core.holding

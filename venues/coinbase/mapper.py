@@ -1,0 +1,222 @@
+"""From Coinbase's words to market events: one function per message type.
+
+Maps a field only where the venue's field means the same. Never raises for bad input: a record
+that cannot be understood becomes an `Invalid` event with a reason that is counted and a sentence
+for whoever reads the dead letters.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from models import events
+from models.canonical import Feed, Level, Side
+from models.events import Event, Invalid
+from models.numbers import MAX_AHEAD_US, MIN_EVENT_US, are_decimals, iso_to_us
+from venues.coinbase import wire
+
+VENUE = "coinbase"
+"""The venue's name in subjects and messages."""
+
+FEED_OF_TYPE: dict[str, Feed] = {
+    "ticker": "ticker",
+    "match": "trades",
+    "last_match": "trades",
+    "l2update": "book",
+    "snapshot": "book",
+}
+"""The feed that suffers when a message of this type cannot be understood."""
+
+_BOOK_SIDE: dict[str, Side] = {"buy": "bid", "sell": "ask"}
+_TAKER_OF_MAKER = {"buy": "sell", "sell": "buy"}
+
+
+class _BadValueError(Exception):
+    """A value that the venue should never send. `args`: reason, sentence."""
+
+
+class _Loose(msgspec.Struct):
+    """What can still be read of a line whose frame is not understood."""
+
+    ts_ingest: int = 0
+    conn: str = ""
+    n: int = 0
+    frame: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Kind(msgspec.Struct):
+    type: str = ""
+
+
+_decode_lines = msgspec.json.Decoder(wire.Line).decode_lines
+_decode_line = msgspec.json.Decoder(wire.Line).decode
+_decode_loose = msgspec.json.Decoder(_Loose).decode
+_decode_kind = msgspec.json.Decoder(_Kind).decode
+
+
+def decode(payload: bytes) -> list[Event]:
+    """Turn one MD_RAW payload into one event per line, in order."""
+    try:
+        lines = _decode_lines(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [_decode_alone(line) for line in payload.split(b"\n") if line]
+    return [_to_event(line) for line in lines]
+
+
+def _decode_alone(text: bytes) -> Event:
+    """Decode one line of a payload that holds a bad one."""
+    try:
+        line = _decode_line(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _not_understood(text, str(error))
+    return _to_event(line)
+
+
+def _not_understood(text: bytes, detail: str) -> Invalid:
+    """Say as much as can be said about a line that does not match any type."""
+    try:
+        loose = _decode_loose(text)
+        kind = _decode_kind(loose.frame).type
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Invalid(0, "", 0, "malformed", detail)
+    known = kind in FEED_OF_TYPE or "Invalid value" not in detail
+    reason = "bad_field" if known and kind else "unknown_type"
+    return Invalid(loose.ts_ingest, loose.conn, loose.n, reason, detail, FEED_OF_TYPE.get(kind))
+
+
+def _to_event(line: wire.Line) -> Event:
+    frame = line.frame
+    mapper = _MAPPERS.get(type(frame))
+    if mapper is not None:
+        try:
+            return mapper(line, frame)
+        except _BadValueError as error:
+            reason, detail = error.args
+            feed = FEED_OF_TYPE.get(str(frame.__struct_config__.tag))  # type: ignore[union-attr]
+            return Invalid(line.ts_ingest, line.conn, line.n, reason, detail, feed)
+    if line.down is not None:
+        return events.Down(line.ts_ingest, line.conn, line.n, line.down.reason)
+    if line.bad is not None:
+        # Whatever it was, a change of the book may have been in it; the other feeds notice.
+        return Invalid(line.ts_ingest, line.conn, line.n, line.bad.reason, line.bad.detail, "book")
+    return Event(line.ts_ingest, line.conn, line.n)
+
+
+def _time(text: str, ts_ingest: int) -> int:
+    """Return an event time that can be true."""
+    try:
+        time_us = iso_to_us(text)
+    except (ValueError, OverflowError):
+        raise _BadValueError("bad_time", f"time {text!r} is no ISO-8601 time") from None
+    if not MIN_EVENT_US <= time_us <= ts_ingest + MAX_AHEAD_US:
+        raise _BadValueError("absurd_time", f"time {text!r} cannot be true")
+    return time_us
+
+
+def _check_numbers(joined: str, count: int) -> None:
+    if not are_decimals(joined, count):
+        raise _BadValueError("bad_number", f"not all of these are prices or sizes: {joined[:200]}")
+
+
+def _ticker(line: wire.Line, frame: wire.Ticker) -> Event:
+    bid, ask = frame.best_bid, frame.best_ask
+    bid_qty, ask_qty = frame.best_bid_size, frame.best_ask_size
+    if bid_qty is None or ask_qty is None:
+        _check_numbers(f"{bid} {ask}", 2)
+        quotes = f'"best_bid":{{"px":{bid}}},"best_ask":{{"px":{ask}}}}}'
+    else:
+        _check_numbers(f"{bid} {ask} {bid_qty} {ask_qty}", 4)
+        quotes = (
+            f'"best_bid":{{"px":{bid},"qty":{bid_qty}}},"best_ask":{{"px":{ask},"qty":{ask_qty}}}}}'
+        )
+    ts_ingest, trade_id = line.ts_ingest, frame.trade_id
+    if trade_id is None or frame.price is None or frame.last_size is None:
+        fields = "{" + quotes
+    else:
+        trade = _trade_json(frame.price, frame.last_size, frame.side or "", trade_id)
+        fields = f'{{"last_trade":{trade},{quotes}'
+    ts_event = ts_ingest if frame.time is None else _time(frame.time, ts_ingest)
+    return events.Ticker(ts_ingest, line.conn, line.n, frame.sequence, trade_id, ts_event, fields)
+
+
+def _trade_json(price: str, size: str, taker: str, trade_id: int) -> str:
+    _check_numbers(f"{price} {size}", 2)
+    if taker not in _TAKER_OF_MAKER:
+        raise _BadValueError("bad_field", f"side {taker!r} is neither buy nor sell")
+    return f'{{"px":{price},"qty":{size},"side":"{taker}","id":{trade_id}}}'
+
+
+def _match(line: wire.Line, frame: wire.Match) -> Event:
+    # The venue names the maker's side here, and the taker's on the ticker.
+    taker = _TAKER_OF_MAKER.get(frame.side, frame.side)
+    trade = _trade_json(frame.price, frame.size, taker, frame.trade_id)
+    return events.Trade(
+        line.ts_ingest,
+        line.conn,
+        line.n,
+        frame.sequence,
+        frame.trade_id,
+        _time(frame.time, line.ts_ingest),
+        f'{{"last_trade":{trade}}}',
+        isinstance(frame, wire.LastMatch),
+    )
+
+
+def _l2update(line: wire.Line, frame: wire.L2Update) -> Event:
+    changes = frame.changes
+    if len(changes) == 1:  # the unbatched channel, always
+        side, price, size = changes[0]
+        _check_numbers(f"{price} {size}", 2)
+        mapped = [(_side(side), price, size)]
+    else:
+        mapped = [(_side(side), price, size) for side, price, size in changes]
+        if mapped:
+            _check_numbers(
+                " ".join([f"{price} {size}" for _, price, size in changes]), 2 * len(mapped)
+            )
+    ts_event = _time(frame.time, line.ts_ingest)
+    return events.BookDelta(line.ts_ingest, line.conn, line.n, ts_event, mapped)
+
+
+def _side(side: str) -> Side:
+    try:
+        return _BOOK_SIDE[side]
+    except KeyError:
+        raise _BadValueError("bad_field", f"side {side!r} is neither buy nor sell") from None
+
+
+def _snapshot(line: wire.Line, frame: wire.Snapshot) -> Event:
+    _check_levels(frame.bids)
+    _check_levels(frame.asks)
+    ts_event = None if frame.time is None else _time(frame.time, line.ts_ingest)
+    return events.BookSnapshot(line.ts_ingest, line.conn, line.n, ts_event, frame.bids, frame.asks)
+
+
+def _check_levels(levels: list[Level]) -> None:
+    for start in range(0, len(levels), _LEVELS_AT_ONCE):
+        part = levels[start : start + _LEVELS_AT_ONCE]
+        _check_numbers(" ".join([f"{price} {size}" for price, size in part]), 2 * len(part))
+
+
+def _heartbeat(line: wire.Line, frame: wire.Heartbeat) -> Event:
+    return events.Heartbeat(line.ts_ingest, line.conn, line.n, frame.sequence, frame.last_trade_id)
+
+
+def _order_message(line: wire.Line, frame: wire.Received) -> Event:
+    return events.OrderMessage(line.ts_ingest, line.conn, line.n, frame.sequence)
+
+
+_LEVELS_AT_ONCE = 1000
+_MAPPERS: dict[type, Callable[[wire.Line, Any], Event]] = {
+    wire.Ticker: _ticker,
+    wire.Match: _match,
+    wire.LastMatch: _match,
+    wire.L2Update: _l2update,
+    wire.Snapshot: _snapshot,
+    wire.Heartbeat: _heartbeat,
+    wire.Received: _order_message,
+    wire.Open: _order_message,
+    wire.Done: _order_message,
+    wire.Change: _order_message,
+}

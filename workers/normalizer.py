@@ -1,0 +1,55 @@
+"""The normalizer process: one shard of MD_RAW into MD_TICKS."""
+
+import asyncio
+import sys
+
+from models.settings import Settings
+from streaming.broker.jetstream import JetStreamLog
+from streaming.core.normalizer import DEFAULT_HOLD
+from streaming.core.trades import Hold
+from streaming.metrics import serve_metrics
+from streaming.normalize import Normalizer
+from venues.coinbase.mapper import VENUE, decode
+from workers.process import STOP_WITHIN_S, run_worker
+
+
+async def normalize(settings: Settings, stop: asyncio.Event) -> None:
+    """Normalize the shard of these settings until told to stop."""
+    name = f"normalizer-{settings.shard_index}"
+    async with await JetStreamLog.connect(settings.nats_urls, name=name) as log:
+        await log.ensure_streams(settings)
+        async with asyncio.TaskGroup() as tasks:
+            normalizer = Normalizer(
+                log,
+                settings.streams,
+                VENUE,
+                settings.shard_index,
+                decode,
+                tasks,
+                hold=Hold(DEFAULT_HOLD.messages, settings.resync_max_queue_ms * 1000),
+                ticker_watermark="ticker" in settings.coinbase_channels,
+            )
+            serve_metrics(
+                settings.metrics_port,
+                (
+                    normalizer.ticks,
+                    normalizer.gaps,
+                    normalizer.lag,
+                    normalizer.stale,
+                    normalizer.dead.counts,
+                ),
+            )
+            reading = tasks.create_task(normalizer.run())
+            await stop.wait()
+            reading.cancel()
+            async with asyncio.timeout(STOP_WITHIN_S):
+                await normalizer.stop()
+
+
+def main() -> int:
+    """Run; return the exit status."""
+    return run_worker("normalizer", normalize)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
