@@ -9,14 +9,14 @@ import itertools
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import (
     APIError,
     NoStreamResponseError,
@@ -27,6 +27,7 @@ from nats.js.errors import (
 from models.settings import Settings
 from models.subjects import Streams
 from streaming.broker.acks import AckInbox, RefusedError
+from streaming.broker.cancelling import honour_cancel
 from streaming.broker.log import FencedError, LogMessage, LogUnavailableError
 from streaming.broker.parts import PART_HEADER, split
 from streaming.broker.reader import Reader
@@ -147,7 +148,7 @@ class JetStreamLog:
     async def _ensure(self, config: StreamConfig) -> None:
         while True:
             try:
-                await self._js.add_stream(config)
+                await honour_cancel(self._js.add_stream(config))
             except _AWAY:
                 await asyncio.sleep(_RETRY_MAX_S)
                 continue
@@ -234,7 +235,7 @@ class JetStreamLog:
         """Return the newest message of one subject, or none."""
         while True:
             try:
-                found = await self._js.get_last_msg(stream, subject, direct=True)
+                found = await honour_cancel(self._js.get_last_msg(stream, subject, direct=True))
             except NotFoundError:
                 return None
             except _AWAY:
@@ -244,12 +245,19 @@ class JetStreamLog:
 
     async def end(self, stream: str) -> int:
         """Return the position of the stream's newest message; 0 for an empty stream."""
-        return (await self._js.stream_info(stream)).state.last_seq
+        return (await self._info(stream)).state.last_seq
 
     async def subjects(self, stream: str, pattern: str) -> list[str]:
         """Return the subjects of a stream that match the pattern and hold a message."""
-        info = await self._js.stream_info(stream, subjects_filter=pattern)
-        return sorted(info.state.subjects or {})
+        return sorted((await self._info(stream, pattern)).state.subjects or {})
+
+    async def _info(self, stream: str, pattern: str | None = None) -> StreamInfo:
+        """Ask for a stream's state, as often as it takes."""
+        while True:
+            try:
+                return await self._js.stream_info(stream, subjects_filter=pattern)
+            except _AWAY:
+                await asyncio.sleep(_RETRY_MAX_S)
 
     async def read(
         self, stream: str, subjects: str, *, after: int = 0
@@ -272,49 +280,24 @@ class JetStreamLog:
 def stream_configs(streams: Streams, settings: Settings) -> list[StreamConfig]:
     """Return the configuration of every stream; each is bounded in age and bytes."""
     age_s = settings.js_retention_minutes * 60.0
-    window_s = min(_DEDUPLICATION_S, age_s)
-    bounds = {"max_age": age_s, "max_bytes": settings.js_max_bytes, "duplicate_window": window_s}
     small = settings.js_max_bytes // 16
+
+    def stream(name: str, kind: str, max_bytes: int, **more: Any) -> StreamConfig:  # noqa: ANN401
+        return StreamConfig(
+            name=name,
+            subjects=[f"market.{kind}.>"],
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.OLD,
+            allow_direct=True,
+            max_bytes=max_bytes,
+            **more,
+        )
+
+    aged = {"max_age": age_s, "duplicate_window": min(_DEDUPLICATION_S, age_s)}
     return [
-        StreamConfig(
-            name=streams.raw,
-            subjects=["market.raw.>"],
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.OLD,
-            allow_direct=True,
-            **bounds,  # type: ignore[arg-type]
-        ),
-        StreamConfig(
-            name=streams.ticks,
-            subjects=["market.ticks.>"],
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.OLD,
-            allow_direct=True,
-            **bounds,  # type: ignore[arg-type]
-        ),
-        StreamConfig(
-            name=streams.state,
-            subjects=["market.state.>"],
-            storage=StorageType.FILE,
-            max_msgs_per_subject=1,
-            allow_direct=True,
-        ),
-        StreamConfig(
-            name=streams.resync,
-            subjects=["market.resync.>"],
-            storage=StorageType.FILE,
-            retention=RetentionPolicy.WORK_QUEUE,
-            max_age=age_s,
-            max_bytes=small,
-            duplicate_window=window_s,
-        ),
-        StreamConfig(
-            name=streams.dead,
-            subjects=["market.dead.>"],
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.OLD,
-            max_age=age_s,
-            max_bytes=small,
-            duplicate_window=window_s,
-        ),
+        stream(streams.raw, "raw", settings.js_max_bytes, **aged),
+        stream(streams.ticks, "ticks", settings.js_max_bytes, **aged),
+        stream(streams.state, "state", settings.js_max_bytes, max_msgs_per_subject=1),
+        stream(streams.resync, "resync", small, retention=RetentionPolicy.WORK_QUEUE, **aged),
+        stream(streams.dead, "dead", small, **aged),
     ]

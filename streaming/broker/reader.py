@@ -19,6 +19,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import Error as JetStreamError
 
+from streaming.broker.cancelling import honour_cancel
 from streaming.broker.log import LogMessage
 from streaming.broker.parts import PART_HEADER, Assembler
 
@@ -102,7 +103,7 @@ class Reader:
                 pending_msgs_limit=_PENDING_MSGS,
                 pending_bytes_limit=_PENDING_BYTES,
             )
-            await self._js.add_consumer(self._stream, config)
+            await honour_cancel(self._js.add_consumer(self._stream, config))
             self._stale = False
         except (nats.errors.Error, JetStreamError, OSError) as error:
             _log.warning("cannot read the log yet", stream=self._stream, error=str(error))

@@ -6,7 +6,7 @@ what to apply. The cost of an update does not grow with the depth of the book.
 
 from collections.abc import Iterable
 from decimal import Decimal
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nlargest, nsmallest
 
 from models.canonical import Level, Side
 from models.numbers import is_zero
@@ -57,7 +57,11 @@ class _Ladder:
 
     def sorted(self, depth: int | None) -> list[Level]:
         """Return levels from the best on, at most `depth` of them; every digit as it came."""
-        prices = sorted(self.levels, reverse=self._sign < 0)[:depth]
+        if depth is None:
+            prices = sorted(self.levels, reverse=self._sign < 0)
+        else:
+            best = nlargest if self._sign < 0 else nsmallest
+            prices = best(depth, self.levels)
         return [(format(price, "f"), self.levels[price]) for price in prices]
 
 

@@ -1,0 +1,248 @@
+"""Ingest and normalize around a real log, with restarts at bad moments."""
+
+import asyncio
+import json
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from models.settings import Settings
+from models.subjects import Streams, raw_subject, state_subject, ticks_subject
+from streaming.broker.jetstream import JetStreamLog
+from streaming.broker.log import FencedError
+from streaming.broker.outbox import POSITION_HEADER
+from streaming.core.normalizer import ProductNormalizer
+from streaming.core.outputs import Outputs
+from streaming.ingest import Ingest
+from streaming.normalize import Normalizer
+from tests.chains import assert_linked
+from tests.recordings import level2_frames, needs_recordings, raw_lines
+from tests.servers import eventually
+from venues.coinbase.mapper import decode
+
+STREAMS = Streams()
+PRODUCT = "BTC-USD"
+CONN = "a-1"
+NOW = 1_790_733_824_000_000
+
+
+def match(trade_id: int, product: str = PRODUCT) -> bytes:
+    """Return a match as the venue sends it."""
+    return json.dumps(
+        {
+            "type": "match",
+            "trade_id": trade_id,
+            "sequence": trade_id * 10,
+            "side": "buy",
+            "size": "0.10",
+            "price": "100.50",
+            "product_id": product,
+            "time": "2026-09-30T02:03:44.123456Z",
+        }
+    ).encode()
+
+
+async def lines_of(log: JetStreamLog, stream: str, subject: str) -> list[bytes]:
+    """Return all lines that a subject holds now."""
+    newest = await log.last(stream, subject)
+    lines: list[bytes] = []
+    if newest is None:
+        return lines
+    async with asyncio.timeout(20), aclosing(log.read(stream, subject)) as messages:
+        async for message in messages:
+            lines += message.payload.split(b"\n")
+            if message.seq >= newest.seq:
+                break
+    return lines
+
+
+async def ingest(log: JetStreamLog, frames: list[tuple[int, bytes]], products: list[str]) -> Ingest:
+    """Store frames as one connection would."""
+    async with asyncio.TaskGroup() as tasks:
+        sink = Ingest(log, "coinbase", products, 1, tasks)
+        sink.opened(CONN)
+        for number, (time_us, frame) in enumerate(frames):
+            sink.frame(time_us, CONN, frame)
+            if number % 50 == 0:
+                await sink.room()
+                await asyncio.sleep(0)
+        await sink.flush()
+    return sink
+
+
+async def normalize(
+    log: JetStreamLog, until: Any, *, graceful: bool = False, decoder: Any = decode
+) -> None:
+    """Run a normalizer until the check is true, then drop it, as a crash would, or stop it."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            normalizer = Normalizer(log, STREAMS, "coinbase", 0, decoder, tasks)
+            reading = tasks.create_task(normalizer.run())
+            await eventually(until)
+            reading.cancel()
+            if graceful:
+                await normalizer.stop()
+            else:
+                tasks.create_task(crash())
+                await asyncio.sleep(20)
+    except* InterruptedError:
+        pass
+
+
+async def crash() -> None:
+    """End a task group at once."""
+    raise InterruptedError
+
+
+def consumed(log: JetStreamLog, product: str = PRODUCT) -> Any:
+    """Return a check that everything of the product in MD_RAW has been consumed."""
+
+    async def check() -> bool:
+        raw = await log.last(STREAMS.raw, raw_subject(0, "coinbase", product))
+        ticks = await log.last(STREAMS.ticks, ticks_subject(0, "coinbase", product))
+        return (
+            raw is not None and ticks is not None and int(ticks.headers[POSITION_HEADER]) >= raw.seq
+        )
+
+    return check
+
+
+@needs_recordings
+async def test_recording_through_the_log_equals_the_pure_core(log: JetStreamLog) -> None:
+    """The canonical log of the recording is what the core gives, over crashes at any moment."""
+    frames = list(level2_frames())
+    expected = {}
+    for product, raw in raw_lines(frames, CONN).items():
+        core, out = ProductNormalizer("coinbase", product), Outputs()
+        for line in raw:
+            for event in decode(line):
+                core.apply(event, 1, out)
+        expected[product] = out.lines
+    async with asyncio.TaskGroup() as tasks:
+        sink = Ingest(log, "coinbase", expected, 1, tasks)
+        sink.opened(CONN)
+        for part in range(0, len(frames), 1500):
+            for time_us, frame in frames[part : part + 1500]:
+                sink.frame(time_us, CONN, frame.encode())
+            await sink.flush()
+            reached = await log.end(STREAMS.ticks)
+
+            async def more(reached: int = reached) -> bool:
+                return await log.end(STREAMS.ticks) > reached
+
+            await normalize(log, more)
+    for product in expected:
+        await normalize(log, consumed(log, product), graceful=True)
+    for product, lines in expected.items():
+        stored = await lines_of(log, STREAMS.ticks, ticks_subject(0, "coinbase", product))
+        assert [line.decode() for line in stored] == lines
+        assert_linked(stored)
+
+
+async def test_restart_after_a_checkpoint_goes_on_without_a_seam(log: JetStreamLog) -> None:
+    """A stopped normalizer leaves a checkpoint; the next one links to what was before."""
+    await ingest(log, [(NOW, match(number)) for number in range(1, 4)], [PRODUCT])
+    await normalize(log, consumed(log), graceful=True)
+    saved = await log.last(STREAMS.state, state_subject(0, "coinbase", PRODUCT))
+    assert saved is not None
+    decoded: list[bytes] = []
+
+    def counting(payload: bytes) -> Any:
+        decoded.append(payload)
+        return decode(payload)
+
+    # The same connection goes on, as it does when only the normalizer restarts.
+    async with asyncio.TaskGroup() as tasks:
+        sink = Ingest(log, "coinbase", [PRODUCT], 1, tasks)
+        sink.opened(CONN)
+        sink._numbers[CONN][PRODUCT] = 3
+        sink.frame(NOW, CONN, match(4))
+        await sink.flush()
+    await normalize(log, consumed(log), decoder=counting)
+    assert len(decoded) == 1
+    stored = await lines_of(log, STREAMS.ticks, ticks_subject(0, "coinbase", PRODUCT))
+    assert [json.loads(line)["fields"]["last_trade"]["id"] for line in stored] == [1, 2, 3, 4]
+    assert assert_linked(stored) == 4
+
+
+async def test_unreadable_checkpoint_is_ignored(log: JetStreamLog) -> None:
+    """The log has everything: a broken checkpoint only costs time."""
+    await ingest(log, [(NOW, match(number)) for number in range(1, 4)], [PRODUCT])
+    await log.publish(state_subject(0, "coinbase", PRODUCT), b'{"v":')
+    await normalize(log, consumed(log), graceful=True)
+    stored = await lines_of(log, STREAMS.ticks, ticks_subject(0, "coinbase", PRODUCT))
+    assert len(stored) == 3
+
+
+async def two_normalizers(log: JetStreamLog) -> None:
+    """Run two normalizers on one shard while trades come in, until one is refused."""
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(2):
+            normalizer = Normalizer(log, STREAMS, "coinbase", 0, decode, tasks)
+            tasks.create_task(normalizer.run())
+        await eventually(consumed(log))
+        for number in range(2, 200):
+            line = b'{"ts_ingest":%d,"conn":"a-1","n":%d,"frame":%b}'
+            await log.publish(
+                raw_subject(0, "coinbase", PRODUCT), line % (NOW, number, match(number))
+            )
+        await asyncio.sleep(20)
+
+
+async def test_second_normalizer_on_a_shard_is_refused(log: JetStreamLog) -> None:
+    """The server refuses the zombie; the canonical log holds every tick once, in order."""
+    await ingest(log, [(NOW, match(1))], [PRODUCT])
+    with pytest.raises(ExceptionGroup) as raised:
+        await two_normalizers(log)
+    assert raised.group_contains(FencedError)
+    stored = await lines_of(log, STREAMS.ticks, ticks_subject(0, "coinbase", PRODUCT))
+    ids = [json.loads(line)["fields"]["last_trade"]["id"] for line in stored]
+    assert ids == list(range(1, len(ids) + 1))
+
+
+async def test_bad_input_is_kept_counted_and_hurts_nobody(
+    log: JetStreamLog, settings: Settings
+) -> None:
+    """Each kind of bad frame is a dead letter with its reason; the good ones go through."""
+    bad = {
+        "malformed": b'{"type":"match","product_id":"BTC-USD",',
+        "unexpected_product": match(1, "DOGE-USD"),
+        "unknown_type": b'{"type":"surprise","product_id":"BTC-USD"}',
+        "bad_number": match(99).replace(b'"0.10"', b'"0.-10000"'),
+        "absurd_time": match(99).replace(b"2026-09-30", b"0001-01-01"),
+    }
+    good = [(NOW, match(number)) for number in range(1, 11)]
+    pretty = (NOW, json.dumps(json.loads(match(11)), indent=1).encode())
+    mixed = [*good[:5], *((NOW, frame) for frame in bad.values()), *good[5:], pretty]
+    sink = await ingest(log, [*mixed, (NOW, b"\xff\xfe")], [PRODUCT])
+    assert sink.dead.counts.values == {
+        ("coinbase", "malformed"): 2,
+        ("coinbase", "unexpected_product"): 1,
+    }
+    await normalize(log, consumed(log), graceful=True)
+    stored = await lines_of(log, STREAMS.ticks, ticks_subject(0, "coinbase", PRODUCT))
+    assert [json.loads(line)["fields"]["last_trade"]["id"] for line in stored] == [*range(1, 12)]
+    for reason, frame in bad.items():
+        letters = await lines_of(log, settings.streams.dead, f"market.dead.coinbase.{reason}")
+        letter = json.loads(letters[0])
+        assert letter["reason"] == reason
+        assert letter["detail"]
+        assert frame.decode() in letter["data"]
+
+
+async def test_book_of_fifty_thousand_levels_a_side_passes(log: JetStreamLog) -> None:
+    """A frame of several MB goes through both hops whole, and so does its checkpoint."""
+    bids = [[f"{50000 - i / 100:.2f}", "0.12345678"] for i in range(50_000)]
+    asks = [[f"{50001 + i / 100:.2f}", "0.12345678"] for i in range(50_000)]
+    frame = json.dumps(
+        {"type": "snapshot", "product_id": PRODUCT, "bids": bids, "asks": asks}
+    ).encode()
+    assert len(frame) > 2 * 1024**2
+    await ingest(log, [(NOW, frame)], [PRODUCT])
+    await normalize(log, consumed(log), graceful=True)
+    (line,) = await lines_of(log, STREAMS.ticks, ticks_subject(0, "coinbase", PRODUCT))
+    state = json.loads(line)["state"]
+    assert [list(level) for level in state["bids"]] == bids
+    assert [list(level) for level in state["asks"]] == asks
+    await normalize(log, consumed(log), graceful=True)
