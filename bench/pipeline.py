@@ -28,7 +28,7 @@ async def _measure(run: Pipeline) -> dict[str, float]:
         ticks, snapshots, began = 0, 0, 0.0
         newest: dict[tuple[str, str], int] = {}
         payloads: list[bytes] = []
-        async with asyncio.timeout(170), aclosing(log.read(Streams().ticks, ">")) as messages:
+        async with asyncio.timeout(60), aclosing(log.read(Streams().ticks, ">")) as messages:
             async for message in messages:
                 began = began or time.perf_counter()
                 ticks += message.payload.count(b'"type":"tick"')

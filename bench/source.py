@@ -115,16 +115,13 @@ async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     await reader.read(65536)
 
 
-async def flood(market: Market, frames: int) -> AsyncIterator[bytes]:
-    """Yield chunks of frames, all made before the first is sent."""
+def flood(market: Market, frames: int) -> list[bytes]:
+    """Make chunks of frames."""
     now = time.time_ns() // 1000
     made = [ws_frame(market.message(now + number)) for number in range(frames)]
-    chunks = [
+    return [
         b"".join(made[start : start + _CHUNK_FRAMES]) for start in range(0, frames, _CHUNK_FRAMES)
     ]
-    del made
-    for chunk in chunks:
-        yield chunk
 
 
 async def pace(market: Market, rate: float, seconds: float) -> AsyncIterator[bytes]:
@@ -141,21 +138,21 @@ async def serve(mode: str, port: int, arguments: list[str]) -> None:
     """Serve until killed."""
     drops: list[float] = []
     dropped_at: list[float] = []
+    market = Market(int(arguments[1]))
+    # Made before anybody connects, so that making them is not measured.
+    chunks = flood(market, int(arguments[0])) if mode == "flood" else []
 
     async def feed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if mode == "drop":
             await _drop(reader, writer, arguments, drops, dropped_at)
             return
-        market = Market(int(arguments[1]))
-        chunks = (
-            flood(market, int(arguments[0]))
-            if mode == "flood"
-            else pace(market, float(arguments[0]), float(arguments[2]))
-        )
         await accept(reader, writer)
         for message in market.opening():
             writer.write(ws_frame(message))
-        async for chunk in chunks:
+        if mode == "pace":
+            async for frame in pace(market, float(arguments[0]), float(arguments[2])):
+                writer.write(frame)
+        for chunk in chunks:
             writer.write(chunk)
             await writer.drain()
         await _heartbeats(writer)

@@ -1,1 +1,1 @@
-"""The subscribers' side: WebSocket fan-out, REST and health."""
+"""The gateway: one WebSocket endpoint, to every subscriber a snapshot and then every change."""

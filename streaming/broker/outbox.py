@@ -7,6 +7,7 @@ quiet, many per message under load, with no timer. Order within the subject is k
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from streaming.broker.log import Log
 
@@ -43,6 +44,15 @@ class Budget:
         await self._free.wait()
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Lines that travel together, their bytes with line breaks, and the newest position."""
+
+    lines: list[bytes] = field(default_factory=list)
+    size: int = 0
+    position: int = 0
+
+
 class Outbox:
     """Writes NDJSON to one subject.
 
@@ -75,7 +85,8 @@ class Outbox:
         self.last = fenced_after or 0
         self._position = position
         self._on_stored = on_stored
-        self._waiting: deque[tuple[bytes, int]] = deque()
+        self._sealed: deque[_Batch] = deque()
+        self._open = _Batch()
         self._task: asyncio.Task[None] | None = None
 
     def put(self, lines: bytes, position: int = 0) -> None:
@@ -83,8 +94,15 @@ class Outbox:
 
         `position`: MD_RAW is consumed up to here once these lines are stored.
         """
-        self._waiting.append((lines, position))
-        self._budget.take(len(lines))
+        size = len(lines)
+        batch = self._open
+        if batch.lines and batch.size + size > MAX_BATCH_BYTES:
+            self._sealed.append(batch)
+            batch = self._open = _Batch()
+        batch.lines.append(lines)
+        batch.size += size + 1
+        batch.position = position
+        self._budget.take(size + 1)
         if self._task is None:
             self._task = self._tasks.create_task(self._drain(), name=f"outbox {self._subject}")
 
@@ -100,29 +118,17 @@ class Outbox:
 
     async def _drain(self) -> None:
         try:
-            while self._waiting:
-                payload, position = self._batch()
-                await self._store(payload, position)
+            while self._open.lines:
+                if self._sealed:
+                    batch = self._sealed.popleft()
+                else:
+                    batch, self._open = self._open, _Batch()
+                await self._store(batch)
         finally:
             self._task = None
 
-    def _batch(self) -> tuple[bytes, int]:
-        """Take what waits, up to the batch bound."""
-        waiting = self._waiting
-        lines, position = waiting.popleft()
-        if not waiting or len(lines) >= MAX_BATCH_BYTES:
-            return lines, position
-        batch, size = [lines], len(lines)
-        while waiting and size + len(waiting[0][0]) < MAX_BATCH_BYTES:
-            lines, position = waiting.popleft()
-            batch.append(lines)
-            size += len(lines) + 1
-        joined = b"\n".join(batch)
-        # Joining adds line breaks that the budget has never seen.
-        self._budget.take(len(batch) - 1)
-        return joined, position
-
-    async def _store(self, payload: bytes, position: int) -> None:
+    async def _store(self, batch: _Batch) -> None:
+        position = batch.position
         headers: Mapping[str, str] | None = None
         unfinished: Mapping[str, str] | None = None
         if self._fenced:
@@ -130,12 +136,12 @@ class Outbox:
             unfinished = {POSITION_HEADER: str(self._position)}
         self.last = await self._log.publish(
             self._subject,
-            payload,
+            b"\n".join(batch.lines),
             headers=headers,
             unfinished=unfinished,
             expected_last=self.last if self._fenced else None,
         )
         self._position = position
-        self._budget.give(len(payload))
+        self._budget.give(batch.size)
         if self._on_stored is not None:
             self._on_stored(self.last, position)

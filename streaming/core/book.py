@@ -21,7 +21,7 @@ _SLACK = 64
 class _Ladder:
     """One side: sizes by price, and a heap whose dead entries are dropped when they surface."""
 
-    __slots__ = ("_heap", "_sign", "levels")
+    __slots__ = ("_best", "_heap", "_sign", "levels")
 
     def __init__(self, sign: int, levels: Iterable[Level] = ()) -> None:
         self._sign = sign
@@ -30,30 +30,36 @@ class _Ladder:
         }
         self._heap = [sign * price for price in self.levels]
         heapify(self._heap)
+        self._best: Decimal | None = None
 
     def set(self, price: Decimal, size: str) -> None:
-        """Put or remove one level; removing an unknown one is routine at every venue."""
+        """Put one level."""
         levels = self.levels
-        if is_zero(size):
-            levels.pop(price, None)
-        elif price in levels:
-            levels[price] = size
-        else:
-            levels[price] = size
+        if price not in levels:
             heappush(self._heap, self._sign * price)
+            self._best = None
             if len(self._heap) > 2 * len(levels) + _SLACK:
                 self._heap = [self._sign * live for live in levels]
                 heapify(self._heap)
+                heappush(self._heap, self._sign * price)
+        levels[price] = size
+
+    def remove(self, price: Decimal) -> None:
+        """Remove one level; removing an unknown one is routine at every venue."""
+        if self.levels.pop(price, None) is not None and price == self._best:
+            self._best = None
 
     def best(self) -> Decimal | None:
         """Return the price nearest to the other side, or none when the side is empty."""
-        heap, levels, sign = self._heap, self.levels, self._sign
-        while heap:
-            price = sign * heap[0]
-            if price in levels:
-                return price
-            heappop(heap)
-        return None
+        if self._best is None:
+            heap, levels, sign = self._heap, self.levels, self._sign
+            while heap:
+                price = sign * heap[0]
+                if price in levels:
+                    self._best = price
+                    break
+                heappop(heap)
+        return self._best
 
     def sorted(self, depth: int | None) -> list[Level]:
         """Return levels from the best on, at most `depth` of them; every digit as it came."""
@@ -83,7 +89,10 @@ class Book:
         """Apply absolute sizes, in order."""
         for side, price, size in changes:
             ladder = self._bids if side == "bid" else self._asks
-            ladder.set(Decimal(price), size)
+            if is_zero(size):
+                ladder.remove(Decimal(price))
+            else:
+                ladder.set(Decimal(price), size)
 
     @property
     def best_bid(self) -> Decimal | None:

@@ -1,0 +1,143 @@
+"""The live table of `ledgerflux watch`: one row a product, redrawn a few times a second.
+
+Builds its state from canonical messages with the same machines as the gateway; decides nothing.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from client.subscriber import Update
+from models.canonical import FEEDS, Feed, Level, Quote, Status
+from streaming.core.latest import LatestState
+
+REDRAW_S = 0.25
+"""Four redraws a second: more cannot be read."""
+
+_COLUMNS = (
+    "product", "last", "size", "side", "bid", "ask", "levels", "spread", "ticks/s", "links",
+    "status", "age",
+)  # fmt: skip
+
+
+class Row:
+    """One product: its latest state per feed and its pace."""
+
+    def __init__(self, venue: str, product: str, now: float) -> None:
+        self.product = product
+        self._states = {feed: LatestState(venue, product, feed) for feed in FEEDS}
+        self._status: dict[Feed, str] = {}
+        self._ticks = 0
+        self._newest = now
+        self._marked = (now, 0)
+        self._rate = 0.0
+
+    def take(self, update: Update, now: float) -> None:
+        """Take the next message."""
+        feed = update.link.feed
+        self._states[feed].apply(update.line)
+        self._newest = now
+        if update.op == "incr":
+            self._ticks += 1
+        elif update.op == "status" and isinstance(update.message, Status):
+            self._status[feed] = update.message.state
+
+    def cells(self, now: float) -> list[str]:
+        """Return what the table shows, in the order of its columns."""
+        self._measure(now)
+        quotes = self._states["ticker"].fields()
+        last = self._states["trades"].fields().last_trade or quotes.last_trade
+        book = self._states["book"].book
+        bid, ask = book.best_bid, book.best_ask
+        return [
+            self.product,
+            *([str(last.px), str(last.qty), last.side] if last else ["", "", ""]),
+            _quote(quotes.best_bid) or _level(book.bids(1)),
+            _quote(quotes.best_ask) or _level(book.asks(1)),
+            f"{len(book):,}" if len(book) else "",
+            "" if bid is None or ask is None else format(ask - bid, "f"),
+            f"{self._rate:,.0f}",
+            f"{self._ticks:,}",
+            self._trouble() or "live",
+            f"{now - self._newest:.1f} s",
+        ]
+
+    def _trouble(self) -> str:
+        """Return the feeds that are not live, and what they are."""
+        return ", ".join(
+            f"{feed} {state}" for feed, state in self._status.items() if state != "live"
+        )
+
+    def _measure(self, now: float) -> None:
+        """Renew the pace once a second."""
+        began, ticks = self._marked
+        if now - began >= 1.0:
+            self._rate = (self._ticks - ticks) / (now - began)
+            self._marked = (now, self._ticks)
+
+
+class Board:
+    """The live table of all products."""
+
+    def __init__(self, console: Console) -> None:
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._notice = "connecting"
+        # Where nobody watches, one table at the end is all there is to see.
+        self._live = Live(
+            console=console, get_renderable=self._table, auto_refresh=False, transient=False
+        )
+        self._terminal = console.is_terminal
+
+    def notice(self, text: str) -> None:
+        """Show a sentence below the table."""
+        self._notice = text
+
+    def take(self, update: Update) -> None:
+        """Take the next message."""
+        now = time.monotonic()
+        key = (update.link.venue, update.link.product)
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = Row(*key, now)
+        row.take(update, now)
+
+    @contextlib.asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        """Redraw while the context is open."""
+        with self._live:
+            drawing = asyncio.create_task(self._draw())
+            try:
+                yield
+            finally:
+                drawing.cancel()
+
+    async def _draw(self) -> None:
+        while self._terminal:
+            self._live.refresh()
+            await asyncio.sleep(REDRAW_S)
+
+    def _table(self) -> Table:
+        table = Table(caption=self._notice)
+        for column in _COLUMNS:
+            table.add_column(column, no_wrap=column == "product")
+        now = time.monotonic()
+        for key in sorted(self._rows):
+            table.add_row(*self._rows[key].cells(now))
+        return table
+
+
+def _quote(quote: Quote | None) -> str:
+    """Show the ticker's best price and its size."""
+    if quote is None:
+        return ""
+    return f"{quote.px} ({quote.qty})" if quote.qty is not None else str(quote.px)
+
+
+def _level(levels: list[Level]) -> str:
+    """Show a book's best price and its size."""
+    return f"{levels[0][0]} ({levels[0][1]})" if levels else ""

@@ -1,0 +1,42 @@
+"""What the gateway counts, in a registry of its own."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+
+
+class Metrics:
+    """Counters and gauges of one gateway; names are a contract (DESIGN.md section 9)."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self.clients = Gauge(
+            "md_gateway_clients", "WebSocket subscribers connected now.", registry=self._registry
+        )
+        self.deliveries = Counter(
+            "md_gateway_deliveries_total",
+            "Canonical messages handed to subscribers after their snapshots.",
+            registry=self._registry,
+        )
+        self.conflated = Counter(
+            "md_gateway_conflated_total",
+            "Times that a slow subscriber's increments gave way to a snapshot.",
+            registry=self._registry,
+        )
+        self.messages = Counter(
+            "md_gateway_messages_total", "Canonical messages read.", registry=self._registry
+        )
+        self.broken = Counter(
+            "md_gateway_broken_links_total",
+            "Messages read whose prev_seq did not fit the one before.",
+            registry=self._registry,
+        )
+        self.invalid = Counter(
+            "md_invalid_messages_total",
+            "Messages read that are not canonical.",
+            ["venue", "reason"],
+            registry=self._registry,
+        )
+
+    def render(self) -> bytes:
+        """Return the Prometheus text."""
+        return generate_latest(self._registry)

@@ -1,0 +1,71 @@
+"""Follows MD_TICKS for the hub: one ordered reader per gateway, never one per client.
+
+Messages that arrive together go out together, at the end of the event loop's turn; a backlog is
+cut into turns so that the gateway stays responsive.
+"""
+
+import asyncio
+from contextlib import aclosing, suppress
+
+from gateway.hub import Hub
+from gateway.readiness import Readiness
+from gateway.warmup import Start, warm_up
+from models.subjects import Streams, product_of
+from streaming.broker.log import Log, LogMessage
+
+MAX_TURN_BYTES = 256 * 1024
+"""So much is read before the event loop gets its turn."""
+
+QUIET_S = 1.0
+"""A reader that gets nothing for so long has reached the end, whatever the end was said to be."""
+
+
+async def follow(log: Log, hub: Hub, streams: Streams, readiness: Readiness) -> None:
+    """Warm up, then feed the hub for ever."""
+    start = await warm_up(log, hub, streams)
+    async with asyncio.TaskGroup() as tasks:
+        if start.end <= start.after:
+            readiness.warm.set()
+        else:
+            tasks.create_task(_until_quiet(start, readiness), name="warm-up")
+        await _read(log, hub, streams, start, readiness)
+
+
+async def _read(log: Log, hub: Hub, streams: Streams, start: Start, readiness: Readiness) -> None:
+    """Apply each message once, none that a checkpoint holds already."""
+    turn_bytes = 0
+    horizon = max(start.applied.values(), default=0)
+    async with aclosing(log.read(streams.ticks, "market.ticks.>", after=start.after)) as messages:
+        async for message in messages:
+            if message.seq > horizon or not _held(start, message):
+                hub.apply(message)
+            start.position = message.seq
+            if message.seq >= start.end and not readiness.warm.is_set():
+                readiness.warm.set()
+            turn_bytes += len(message.payload)
+            if turn_bytes > MAX_TURN_BYTES:
+                turn_bytes = 0
+                hub.flush()
+                await asyncio.sleep(0)
+
+
+def _held(start: Start, message: LogMessage) -> bool:
+    """Tell whether a message is part of a checkpoint that has been loaded."""
+    return message.seq <= start.applied.get(product_of(message.subject), 0)
+
+
+async def _until_quiet(start: Start, readiness: Readiness) -> None:
+    """Count the state as complete when the log has nothing more to say.
+
+    The end known at the start may never come: it may expire, or be part of a record that its
+    writer did not live to finish.
+    """
+    seen = -1
+    while not readiness.warm.is_set():
+        if seen == start.position and readiness.connected():
+            readiness.warm.set()
+            return
+        seen = start.position
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_S):
+                await readiness.warm.wait()

@@ -1,0 +1,79 @@
+"""One connection's way out: raw bytes to its transport, and whether the client keeps up.
+
+Owns the byte bound of a client. Decides nothing: `hub` asks and conflates. `fanout` creates it
+and tells it what the transport reports.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+
+def _nothing() -> None:
+    """Do nothing: the default of a callback."""
+
+
+class Sink:
+    """Writes whole frames, in the order of the calls.
+
+    Attributes: write, the transport's own; paused, more than the bound is waiting; room, set
+    while it is not; on_drained, called when that is over; on_closed, called once when nothing
+    more may be written.
+    """
+
+    __slots__ = (
+        "_limit_bytes",
+        "_max_bytes",
+        "_transport",
+        "on_closed",
+        "on_drained",
+        "paused",
+        "room",
+        "write",
+    )
+
+    def __init__(
+        self, transport: asyncio.WriteTransport, max_bytes: int, room: asyncio.Event
+    ) -> None:
+        """Take a transport; `max_bytes` may wait in it before the client counts as slow.
+
+        `room` is set while the client is not paused.
+        """
+        self.room = room
+        self._transport = transport
+        self._max_bytes = max_bytes
+        self._limit_bytes = max_bytes
+        self.write: Callable[[bytes], None] = transport.write
+        self.paused = False
+        self.on_drained: Callable[[], None] = _nothing
+        self.on_closed: Callable[[], None] = _nothing
+        transport.set_write_buffer_limits(high=max_bytes, low=max_bytes // 4)
+
+    @property
+    def overfull(self) -> bool:
+        """Whether more is waiting than this client is allowed."""
+        return self.paused and self._transport.get_write_buffer_size() > self._limit_bytes
+
+    def allow_waiting(self) -> None:
+        """Let what waits now stay out of the account until it has drained.
+
+        A snapshot may exceed the bound by itself; counting it would conflate its receiver at
+        once, send the next snapshot, and so on for ever.
+        """
+        if self.paused:
+            waiting = self._transport.get_write_buffer_size()
+            self._limit_bytes = self._max_bytes + waiting
+
+    def pause(self) -> None:
+        """Note that the transport holds more than the bound."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Note that the transport has drained."""
+        self.paused = False
+        self._limit_bytes = self._max_bytes
+        self.on_drained()
+
+    def close(self) -> None:
+        """Note that the connection is ending; may be called again."""
+        closed, self.on_closed, self.on_drained = self.on_closed, _nothing, _nothing
+        closed()

@@ -1,0 +1,66 @@
+"""Warm-up: the latest state of every product from its checkpoint, and where to read on.
+
+Reads MD_STATE and looks at MD_TICKS; `reader` then follows MD_TICKS from the position found, so
+that nothing can be missed or doubled between the two.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from gateway.hub import Hub
+from models.checkpoint import decode_checkpoint
+from models.subjects import Streams, product_of
+from streaming.broker.log import Log
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Start:
+    """Where to read on.
+
+    `after`: position in MD_TICKS to read after; `end`: of the newest message at this time;
+    `position`: of the newest message read since;
+    `applied`: position by (venue, product) up to which messages are part of the state already.
+    """
+
+    after: int = 0
+    end: int = 0
+    position: int = 0
+    applied: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+async def warm_up(log: Log, hub: Hub, streams: Streams) -> Start:
+    """Load every checkpoint into the hub and say where to read on."""
+    start = Start()
+    for subject in await log.subjects(streams.state, "market.state.>"):
+        await _load(log, hub, streams, subject, start)
+    # Subjects after checkpoints: one that appears in between is beyond all that is applied.
+    subjects = await log.subjects(streams.ticks, "market.ticks.>")
+    reached = [start.applied.get(product_of(subject), 0) for subject in subjects]
+    start.after = min(reached, default=0)
+    for subject in subjects:
+        newest = await log.last(streams.ticks, subject)
+        # Not the stream's own end: its newest messages may have expired, and never come.
+        start.end = max(start.end, newest.seq if newest else 0)
+    _log.info("warming up", checkpoints=len(start.applied), after=start.after, end=start.end)
+    return start
+
+
+async def _load(log: Log, hub: Hub, streams: Streams, subject: str, start: Start) -> None:
+    """Apply one product's checkpoint, unless a newer one (of another sharding) has been."""
+    message = await log.last(streams.state, subject)
+    if message is None:
+        return
+    product = product_of(subject)
+    try:
+        checkpoint = decode_checkpoint(message.payload, message.headers)
+        if checkpoint.ticks_seq <= start.applied.get(product, 0):
+            return
+        hub.restore(*product, [bytes(line) for line in checkpoint.messages])
+    except msgspec.DecodeError as error:
+        _log.warning("reading the log instead of a checkpoint", subject=subject, error=str(error))
+        return
+    start.applied[product] = checkpoint.ticks_seq
