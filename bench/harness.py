@@ -69,8 +69,13 @@ class Pipeline:
 
 
 @contextmanager
-def pipeline(source: list[str], names: tuple[str, ...], product_count: int) -> Iterator[Pipeline]:
-    """Run nats-server, a source and workers (`normalizer`, `gateway`, `ingestor`), in order."""
+def pipeline(
+    source: list[str], names: tuple[str, ...], product_count: int, *, later: tuple[str, ...] = ()
+) -> Iterator[Pipeline]:
+    """Run nats-server, a source and workers (`normalizer`, `gateway`, `ingestor`), in order.
+
+    Those in `later` are left for the benchmark to start.
+    """
     with TemporaryDirectory() as directory, ExitStack() as stack:
         root = Path(directory)
         nats = stack.enter_context(NatsServer(root / "nats"))
@@ -89,5 +94,8 @@ def pipeline(source: list[str], names: tuple[str, ...], product_count: int) -> I
         }
         for name, line in start.items():
             process = Process(line, root / f"{name}.log", env)
-            running.processes[name] = stack.enter_context(process)
+            running.processes[name] = process
+            stack.callback(process.stop)
+            if name not in later:
+                process.start()
         yield running

@@ -7,6 +7,7 @@ import time
 import msgspec
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from bench.harness import Pipeline, percentile, pipeline
 from bench.source import products
@@ -16,6 +17,7 @@ RATE = 2000
 SECONDS = 30
 WARM_UP_S = 5
 PRODUCTS = 10
+WORKERS = ("normalizer", "gateway", "ingestor")
 
 
 class _Data(msgspec.Struct):
@@ -35,7 +37,7 @@ class _Message(msgspec.Struct):
 def venue_to_subscriber() -> dict[str, float]:
     """Pace the source and compare each tick's stamp with its arrival at a subscriber."""
     source = ["pace", str(RATE), str(PRODUCTS), str(SECONDS)]
-    with pipeline(source, ("normalizer", "gateway", "ingestor"), PRODUCTS) as run:
+    with pipeline(source, WORKERS, PRODUCTS, later=("ingestor",)) as run:
         return uvloop.run(_measure(run))
 
 
@@ -44,13 +46,17 @@ async def _measure(run: Pipeline) -> dict[str, float]:
     url = f"ws://127.0.0.1:{run.gateway_port}/ws"
 
     async def reach() -> bool:
-        connections.append(await connect(url, compression=None, max_size=None))
+        try:
+            connections.append(await connect(url, compression=None, max_size=None))
+        except InvalidStatus:
+            return False  # not warm yet
         return True
 
     await eventually(reach)
     async with connections[0] as subscriber:
         await subscriber.send(json.dumps({"op": "subscribe", "products": products(PRODUCTS)}))
-        async with asyncio.timeout(60):
+        run.processes["ingestor"].start()
+        async with asyncio.timeout(SECONDS + 30):
             latencies = await _collect(subscriber)
     figures = {
         "venue_to_subscriber_p50_ms": percentile(latencies, 0.5),
