@@ -1,0 +1,1 @@
+"""The simulated exchange, part by part; `client` is what the tests speak to it with."""

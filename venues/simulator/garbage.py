@@ -1,0 +1,46 @@
+"""Damaged messages: frames that are no JSON, and JSON that makes no sense.
+
+Pure. The bad values are real ones: they stand in public recordings and test suites.
+"""
+
+from typing import Literal, get_args
+
+import msgspec
+
+Variant = Literal["unknown_type", "bad_number", "absurd_time", "foreign_product"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+BAD_NUMBER = "0.-10000"
+ABSURD_TIME = "0001-01-01T00:00:00.000000Z"
+UNKNOWN_TYPE = "mystery"
+FOREIGN_PRODUCT = "NOT-LISTED"
+
+_SIZES = ("size", "last_size", "remaining_size", "new_size")
+
+
+def spoil(text: str) -> str:
+    """Cut a frame short, so that it is no JSON any more."""
+    return text[: max(1, len(text) * 2 // 3)]
+
+
+def garble(text: str, variant: Variant) -> str:
+    """Return the message with one value made senseless."""
+    message: dict[str, object] = msgspec.json.decode(text, type=dict[str, object])
+    match variant:
+        case "unknown_type":
+            message["type"] = UNKNOWN_TYPE
+        case "absurd_time":
+            message["time"] = ABSURD_TIME
+        case "foreign_product":
+            message["product_id"] = FOREIGN_PRODUCT
+        case "bad_number":
+            _break_number(message)
+    return msgspec.json.encode(message).decode()
+
+
+def _break_number(message: dict[str, object]) -> None:
+    changes = message.get("changes")
+    if isinstance(changes, list) and changes and isinstance(changes[0], list):
+        changes[0][2] = BAD_NUMBER
+        return
+    message[next((name for name in _SIZES if name in message), "size")] = BAD_NUMBER
