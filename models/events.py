@@ -87,5 +87,38 @@ class Invalid(Event):
     feed: Feed | None = None
 
 
-Decode = Callable[[bytes], Sequence[Event]]
-"""Turns one MD_RAW payload into one event per line, in order. Never raises for bad input."""
+class Marker(Event):
+    """The answer to a resync request, in the log among the frames it has to be ordered with.
+
+    `last`: whether more markers of the same `resync_id` follow.
+    """
+
+    resync_id: str
+    last: bool
+
+
+class TradesMarker(Marker):
+    """Prints from the venue's history, oldest first."""
+
+    trades: list[Trade]
+
+
+class BookMarker(Marker):
+    """A whole book as of `ts_event`."""
+
+    ts_event: int
+    bids: list[Level]
+    asks: list[Level]
+
+
+class TickerMarker(Marker):
+    """The newest state of the ticker."""
+
+    ticker: Ticker
+
+
+Decode = Callable[[bytes, str], Sequence[Event]]
+"""Turns one MD_RAW payload of one product into one event per line, in order.
+
+Never raises for bad input: what cannot be understood is an `Invalid` event.
+"""

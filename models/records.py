@@ -5,6 +5,8 @@ Ingest writes them, the normalizer reads them; the lake keeps them.
 
 import msgspec
 
+from models.canonical import Feed
+
 
 class LineDown(msgspec.Struct, frozen=True):
     """Ingest's own note that a connection ended; nothing more will come under its `conn`."""
@@ -19,13 +21,26 @@ class BadFrame(msgspec.Struct, frozen=True):
     detail: str
 
 
+class ResyncMarker(msgspec.Struct, frozen=True):
+    """What a recovery has fetched; `body` is the venue's own answer, which its mapper reads.
+
+    `last` is false where a large answer is spread over several markers.
+    """
+
+    resync_id: str
+    feed: Feed
+    body: msgspec.Raw
+    last: bool = True
+
+
 class RawLine(msgspec.Struct):
     """One line of MD_RAW.
 
     `ts_ingest`: microseconds, when the frame was received. `conn`: the connection, unique over
     all ingestors and restarts. `n`: counts this product's records on that connection from 1, +1
     each, so a reader can drop what it saw and prove that nothing was lost inside the pipeline.
-    Exactly one of `frame` (verbatim JSON of the venue), `down` and `bad` is given.
+    Exactly one of `frame` (verbatim JSON of the venue), `down`, `bad` and `marker` is given; a
+    marker has no `conn` and no `n`.
     """
 
     ts_ingest: int
@@ -34,6 +49,7 @@ class RawLine(msgspec.Struct):
     frame: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     down: LineDown | None = None
     bad: BadFrame | None = None
+    marker: ResyncMarker | None = None
 
 
 def frame_line(ts_ingest_us: int, conn: str, n: int, frame: bytes) -> bytes:
@@ -50,3 +66,8 @@ def note_line(ts_ingest_us: int, conn: str, n: int, note: LineDown | BadFrame) -
     """Render the line of one of ingest's own notes."""
     kind = "down" if isinstance(note, LineDown) else "bad"
     return msgspec.json.encode({"ts_ingest": ts_ingest_us, "conn": conn, "n": n, kind: note})
+
+
+def marker_line(ts_ingest_us: int, marker: ResyncMarker) -> bytes:
+    """Render the line of a recovery's answer."""
+    return msgspec.json.encode({"ts_ingest": ts_ingest_us, "marker": marker})

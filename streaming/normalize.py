@@ -182,7 +182,7 @@ class Normalizer:
         product = self._products.get(name) or self._add(name)
         if message.seq <= product.applied:
             return
-        events = self._decode(message.payload)
+        events = self._decode(message.payload, name)
         out = Outputs()
         apply = product.core.apply
         for event in events:

@@ -116,7 +116,7 @@ async def test_recording_through_the_log_equals_the_pure_core(log: JetStreamLog)
     for product, raw in raw_lines(frames, CONN).items():
         core, out = ProductNormalizer("coinbase", product), Outputs()
         for line in raw:
-            for event in decode(line):
+            for event in decode(line, "BTC-USD"):
                 core.apply(event, 1, out)
         expected[product] = out.lines
     async with asyncio.TaskGroup() as tasks:
@@ -148,9 +148,9 @@ async def test_restart_after_a_checkpoint_goes_on_without_a_seam(log: JetStreamL
     assert saved is not None
     decoded: list[bytes] = []
 
-    def counting(payload: bytes) -> Any:
+    def counting(payload: bytes, _product: str) -> Any:
         decoded.append(payload)
-        return decode(payload)
+        return decode(payload, "BTC-USD")
 
     # The same connection goes on, as it does when only the normalizer restarts.
     async with asyncio.TaskGroup() as tasks:

@@ -55,8 +55,11 @@ _decode_loose = msgspec.json.Decoder(_Loose).decode
 _decode_kind = msgspec.json.Decoder(_Kind).decode
 
 
-def decode(payload: bytes) -> list[Event]:
-    """Turn one MD_RAW payload into one event per line, in order."""
+def decode(payload: bytes, _product: str) -> list[Event]:
+    """Turn one MD_RAW payload into one event per line, in order.
+
+    A frame of this venue belongs to one product, so the product need not be looked at.
+    """
     try:
         lines = _decode_lines(payload)
     except (msgspec.DecodeError, UnicodeDecodeError):

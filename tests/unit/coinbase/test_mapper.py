@@ -37,7 +37,7 @@ def line(frame: dict[str, Any]) -> bytes:
 
 def one(frame: dict[str, Any]) -> Any:
     """Decode one frame."""
-    (event,) = decode(line(frame))
+    (event,) = decode(line(frame), "BTC-USD")
     assert (event.ts_ingest, event.conn, event.n) == (NOW, "a-1", 7)
     return event
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_true_is_invalid_with_a_reason(
 def test_bad_line_does_not_hurt_its_neighbours() -> None:
     """Good lines around a bad one are decoded, in order."""
     payload = b"\n".join([line(MATCH), line({"type": "surprise"}), b'{"ts_ingest":', line(TICKER)])
-    kinds = [type(event).__name__ for event in decode(payload)]
+    kinds = [type(event).__name__ for event in decode(payload, "BTC-USD")]
     assert kinds == ["Trade", "Invalid", "Invalid", "Ticker"]
 
 
@@ -120,7 +120,8 @@ def test_own_notes_are_understood() -> None:
     down, bad = decode(
         note_line(NOW, "a-1", 8, LineDown("gone"))
         + b"\n"
-        + note_line(NOW, "a-1", 9, BadFrame("malformed", "no JSON"))
+        + note_line(NOW, "a-1", 9, BadFrame("malformed", "no JSON")),
+        "BTC-USD",
     )
     assert isinstance(down, events.Down)
     assert isinstance(bad, events.Invalid)

@@ -18,7 +18,7 @@ def normalize(product: str, lines: list[bytes]) -> Outputs:
     """Run one product's raw lines through a fresh normalizer."""
     core, out = ProductNormalizer("coinbase", product), Outputs()
     for position, line in enumerate(lines, start=1):
-        for event in decode(line):
+        for event in decode(line, "BTC-USD"):
             core.apply(event, position, out)
     return out
 
@@ -64,7 +64,7 @@ def test_level2_recording_books_equal_a_plain_replay() -> None:
     for product, lines in raw_lines(list(level2_frames())).items():
         core, out = ProductNormalizer("coinbase", product), Outputs()
         for line in lines:
-            for event in decode(line):
+            for event in decode(line, "BTC-USD"):
                 core.apply(event, 1, out)
         book = core._book.book
         assert {Decimal(p): Decimal(q) for p, q in book.bids()} == plain[product]["buy"]
