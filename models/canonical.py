@@ -57,6 +57,8 @@ class Fields(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: list[tuple[Side, str, str]] | None = None
     bids: list[Level] | None = None
     asks: list[Level] | None = None
+    last_px: Decimal | None = None
+    """Price of the newest trade, where the venue tells no more of it than that."""
 
 
 class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):

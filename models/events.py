@@ -20,13 +20,29 @@ class Event(msgspec.Struct):
     n: int
 
 
+class Lost(Event):
+    """Frames of this record's connection never arrived: any product's news may have been in them.
+
+    Numbers count the connection's frames, exclusively: `after` was the newest received (-1: none
+    yet), `before` the one that came next (not above `after` where the venue began to count anew).
+    """
+
+    after: int
+    before: int
+
+
 class Ticker(Event):
-    """The newest trade and the best prices. `seq` grows but jumps, `trade_id` may skip."""
+    """The newest trade and the best prices. `seq` grows but jumps, `trade_id` may skip.
+
+    `by_time`: the venue numbers no tickers and `seq` is only the time it stamped, so that on one
+    connection an equal one is not a repeat.
+    """
 
     seq: int
     trade_id: int | None
     ts_event: int
     fields: str
+    by_time: bool = False
 
 
 class Trade(Event):
@@ -118,7 +134,8 @@ class TickerMarker(Marker):
 
 
 Decode = Callable[[bytes, str], Sequence[Event]]
-"""Turns one MD_RAW payload of one product into one event per line, in order.
+"""Turns one MD_RAW payload of one product into one or more events per line, in order.
 
-Never raises for bad input: what cannot be understood is an `Invalid` event.
+The first event of a line carries its `conn` and `n`, further ones have neither. Never raises for
+bad input: what cannot be understood is an `Invalid` event.
 """

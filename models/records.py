@@ -21,6 +21,17 @@ class BadFrame(msgspec.Struct, frozen=True):
     detail: str
 
 
+class LostFrames(BadFrame, frozen=True):
+    """Ingest's own note that frames of a connection never came: any product may have been in them.
+
+    Exclusive bounds in the connection's own counting: `after` came last (-1: nothing had come),
+    `before` came next, and is not above `after` where the venue began to count anew.
+    """
+
+    after: int
+    before: int
+
+
 class ResyncMarker(msgspec.Struct, frozen=True):
     """What a recovery has fetched; `body` is the venue's own answer, which its mapper reads.
 

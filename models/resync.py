@@ -6,15 +6,28 @@ import msgspec
 
 from models.canonical import Feed
 
-GapReason = Literal["trade_id", "sequence", "watermark", "lost_record", "crossed", "no_snapshot"]
-"""How a loss was noticed: by which numbering, or by a book that cannot be true."""
+GapReason = Literal[
+    "trade_id",
+    "sequence",
+    "watermark",
+    "lost_record",
+    "crossed",
+    "no_snapshot",
+    "connection",
+    "manual",
+]
+"""How a loss was noticed: by which numbering, by a book that cannot be true, or by a person."""
+
+MANUAL = "/manual-"
+"""Stands in the id of a resync that a person has ordered without a gap."""
 
 
 class ResyncRequest(msgspec.Struct, frozen=True):
     """One gap of one feed of one product.
 
-    `after` and `before` bound what is missing, exclusively: trade ids for `trade_id`, venue
-    sequences for everything else; `before` is none while it is unknown. `since`: microseconds.
+    `after` and `before` bound what is missing, exclusively: trade ids for `trade_id` and
+    `watermark` of the trades feed, times in microseconds for the book, venue sequences for
+    everything else; `before` is none while it is unknown. `since`: microseconds.
     """
 
     venue: str
@@ -25,6 +38,8 @@ class ResyncRequest(msgspec.Struct, frozen=True):
     after: int
     before: int | None
     since: int
+    stretch: str | None = None
+    """Names the lost stretch of a connection, where one loss hit every product on it."""
     v: int = 1
 
 

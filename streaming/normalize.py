@@ -8,28 +8,28 @@ re-read short. Every publish is fenced, so a second normalizer on a shard cannot
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import structlog
 
 from models.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
-from models.events import Decode, Event, Invalid
+from models.events import Decode, Invalid
 from models.resync import ResyncRequest
 from models.subjects import (
     META_PRODUCT,
     Streams,
     product_of,
+    raw_subject,
     resync_subject,
     state_subject,
     ticks_subject,
 )
 from streaming.broker.log import Log, LogMessage
 from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
+from streaming.core.hold import Hold
 from streaming.core.normalizer import DEFAULT_HOLD, ProductNormalizer
 from streaming.core.outputs import Outputs
-from streaming.core.trades import Hold
 from streaming.deadletters import DeadLetters
 from streaming.metrics import Counts, Readings
 
@@ -187,15 +187,28 @@ class Normalizer:
         apply = product.core.apply
         for event in events:
             apply(event, message.seq, out)
+            if out.reread is not None:
+                await self._reread(product, out, before=message.seq)
         product.applied = message.seq
-        self._publish(product, message, events, out)
+        self._publish(product, message, out)
         if events:
             self._lag_s = max(0.0, time.time() - events[-1].ts_ingest / 1e6)
         await self._maybe_save(product)
 
-    def _publish(
-        self, product: _Product, message: LogMessage, events: Sequence[Event], out: Outputs
-    ) -> None:
+    async def _reread(self, product: _Product, out: Outputs, *, before: int) -> None:
+        """Read again what a closed gate had let go, up to the marker that opens it."""
+        subject = raw_subject(self._shard, self._venue, product.name)
+        after = (out.reread or 1) - 1
+        _log.info("reading the log again", product=product.name, after=after, before=before)
+        reading = self._log.read(self._streams.raw, subject, after=after)
+        async with contextlib.aclosing(reading) as messages:
+            async for message in messages:
+                if message.seq >= before:
+                    break
+                product.core.refill(self._decode(message.payload, product.name), out)
+        product.core.refilled(out)
+
+    def _publish(self, product: _Product, message: LogMessage, out: Outputs) -> None:
         """Hand outputs on, except those that an earlier run has published."""
         if out.lines and message.seq > product.published:
             product.outbox.put("\n".join(out.lines).encode(), message.seq)
@@ -205,7 +218,7 @@ class Normalizer:
         for request in out.requests:
             self._request(request)
         for invalid in out.invalid:
-            self._bury(product.name, invalid, message, events.index(invalid))
+            self._bury(product.name, invalid, message)
 
     def _request(self, request: ResyncRequest) -> None:
         subject = resync_subject(request.venue, request.product)
@@ -224,10 +237,13 @@ class Normalizer:
             resync_id=request.resync_id,
         )
 
-    def _bury(self, product: str, invalid: Invalid, message: LogMessage, number: int) -> None:
-        line = message.payload.split(b"\n")[number]
-        name = f"{message.seq}-{number}"
-        self.dead.add(invalid.reason, invalid.detail, line, product, name=name)
+    def _bury(self, product: str, invalid: Invalid, message: LogMessage) -> None:
+        """Keep the line that gave an invalid event; a line may give several events."""
+        for number, line in enumerate(message.payload.split(b"\n")):
+            if invalid in self._decode(line, product):
+                name = f"{message.seq}-{number}"
+                self.dead.add(invalid.reason, invalid.detail, line, product, name=name)
+                return
 
     async def _maybe_save(self, product: _Product) -> None:
         age_s = time.monotonic() - product.saved_at

@@ -5,26 +5,27 @@ import sys
 
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
+from streaming.core.hold import Hold
 from streaming.core.normalizer import DEFAULT_HOLD
-from streaming.core.trades import Hold
 from streaming.metrics import serve_metrics
 from streaming.normalize import Normalizer
-from venues.coinbase.mapper import VENUE, decode
 from workers.process import STOP_WITHIN_S, run_worker
+from workers.venue import VENUES
 
 
 async def normalize(settings: Settings, stop: asyncio.Event) -> None:
     """Normalize the shard of these settings until told to stop."""
     name = f"normalizer-{settings.shard_index}"
+    venue = VENUES[settings.ingest_venue]
     async with await JetStreamLog.connect(settings.nats_urls, name=name) as log:
         await log.ensure_streams(settings)
         async with asyncio.TaskGroup() as tasks:
             normalizer = Normalizer(
                 log,
                 settings.streams,
-                VENUE,
+                venue.name,
                 settings.shard_index,
-                decode,
+                venue.decode,
                 tasks,
                 hold=Hold(DEFAULT_HOLD.messages, settings.resync_max_queue_ms * 1000),
                 ticker_watermark="ticker" in settings.coinbase_channels,

@@ -69,6 +69,13 @@ class Coverage:
         if line is not None and line.conn == conn:
             line.down = True
 
-    def watched(self, now_us: int) -> bool:
-        """Whether any line is up and has brought something lately."""
-        return any(not line.down and now_us - line.ts_us < ALIVE_US for line in self.lines.values())
+    def watched(self, now_us: int, *, but: str | None = None) -> bool:
+        """Whether any line (other than that of connection `but`) is up and has spoken lately."""
+        return any(
+            not line.down and now_us - line.ts_us < ALIVE_US and line.conn != but
+            for line in self.lines.values()
+        )
+
+    def is_down(self, conn: str | None) -> bool:
+        """Whether a connection has ended or been replaced."""
+        return not any(line.conn == conn and not line.down for line in self.lines.values())

@@ -3,26 +3,30 @@
 Level 2 carries no numbering, so a loss cannot be seen in it: a new connection brings a new
 snapshot, our own numbering proves that no record is missing between socket and log, and a book
 whose bids reach its asks is corrupt (COINBASE.md section 2). One connection is followed at a
-time, the one of the newest snapshot.
+time, the one of the newest snapshot. Behind a gap changes are held, within bounds.
 """
+
+from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 
 from models.canonical import State
-from models.events import BookDelta, BookSnapshot
-from models.resync import GapReason
+from models.events import BookDelta, BookMarker, BookSnapshot, Event, Lost
+from models.resync import MANUAL, GapReason
 from streaming.core.book import Book
+from streaming.core.hold import Hold
 from streaming.core.outputs import Outputs
 from streaming.core.writer import Gap, Writer
 
 
 class BookCursor(msgspec.Struct):
-    """What a checkpoint keeps beside the levels."""
+    """What a checkpoint keeps beside the levels. There is none while changes are held."""
 
     seq: int
     conn: str | None
     ts_event: int
-    gap_from: int | None
+    overflow_from: int | None
     state: State
     gap: Gap | None
 
@@ -30,20 +34,33 @@ class BookCursor(msgspec.Struct):
 class BookFeed:
     """State of the book of one product."""
 
-    __slots__ = ("_conn", "_gap_from", "_ts", "book", "writer")
+    __slots__ = ("_conn", "_held", "_held_from", "_hold", "_overflow_from", "_ts", "book", "writer")
 
-    def __init__(self, venue: str, product: str) -> None:
+    def __init__(self, venue: str, product: str, hold: Hold) -> None:
         self.writer = Writer(venue, product, "book")
         self.book = Book()
+        self._hold = hold
         self._conn: str | None = None
-        self._gap_from: int | None = None
+        self._held: list[BookDelta] = []
+        self._held_from = 0
+        self._overflow_from: int | None = None
         self._ts = 0
+
+    @property
+    def conn(self) -> str | None:
+        """The connection that is followed."""
+        return self._conn
+
+    @property
+    def holding(self) -> bool:
+        """Whether changes are held that are nowhere else but in the log."""
+        return bool(self._held)
 
     def snapshot(self, event: BookSnapshot, position: int, out: Outputs) -> None:
         """Take a snapshot: a new chain, whatever was before."""
         writer = self.writer
         self._conn = event.conn
-        self.book = Book(event.bids, event.asks)
+        self._replace(Book(event.bids, event.asks))
         self._ts = event.ts_ingest if event.ts_event is None else event.ts_event
         # Without a time of its own, receipt time must not get ahead of the changes' event times.
         seq = writer.seq + 1 if event.ts_event is None else max(event.ts_event, writer.seq + 1)
@@ -51,39 +68,138 @@ class BookFeed:
         if writer.gap is not None:
             writer.close_gap(out, event.ts_ingest)
         writer.announce(out, "live", event.ts_ingest)
-        self._gap_from = None
         if self.book.crossed:
-            self._open("crossed", position, event.ts_ingest, out)
+            self._open("crossed", self._ts, position, event.ts_ingest, out)
 
     def delta(self, event: BookDelta, position: int, out: Outputs) -> None:
         """Take changes; those of a connection that is not followed say nothing new."""
-        writer = self.writer
-        if writer.gap is not None or event.conn != self._conn:
-            if self._conn is None and writer.gap is None:
-                self._open("no_snapshot", position, event.ts_ingest, out)
+        if event.conn != self._conn:
+            if self._conn is not None:
+                return
+            self._conn = event.conn
+            self._open("no_snapshot", event.ts_event, position, event.ts_ingest, out)
+        if self.writer.gap is not None:
+            self._keep(event, position)
             return
-        book, changes = self.book, event.changes
+        if not self._advance(event, out):
+            self._open("crossed", event.ts_event, position, event.ts_ingest, out)
+
+    def _advance(self, event: BookDelta, out: Outputs) -> bool:
+        """Apply changes and append the tick, unless they cross the book: then return false."""
+        writer, book, changes = self.writer, self.book, event.changes
         book.apply(changes)
-        seq = event.ts_event if event.ts_event > writer.seq else writer.seq + 1
         self._ts = event.ts_event
         if book.crossed:
-            self._open("crossed", position, event.ts_ingest, out)
-            return
+            return False
+        seq = event.ts_event if event.ts_event > writer.seq else writer.seq + 1
         if len(changes) == 1:
             side, price, size = changes[0]
             fields = f'{{"changes":[["{side}","{price}","{size}"]]}}'
         else:
             fields = f'{{"changes":{msgspec.json.encode(changes).decode()}}}'
         writer.tick(out, seq, event.ts_event, event.ts_ingest, fields)
+        return True
 
-    def doubt(self, conn: str, position: int, now_us: int, out: Outputs) -> None:
-        """Note that a record of a connection is missing or unreadable: the book is unknown."""
-        if conn == self._conn and self.writer.gap is None:
-            self._open("lost_record", position, now_us, out)
+    def _keep(self, event: BookDelta, position: int) -> None:
+        """Hold changes, or beyond the bounds only the place where they begin in the log."""
+        if self._overflow_from is not None:
+            return
+        gap, held = self.writer.gap, self._held
+        if not held:
+            self._held_from = position
+        held.append(event)
+        waited_us = event.ts_ingest - gap.since if gap is not None else 0
+        if len(held) > self._hold.messages or waited_us > self._hold.time_us:
+            self._overflow_from = self._held_from
+            held.clear()
 
-    def _open(self, reason: GapReason, position: int, now_us: int, out: Outputs) -> None:
-        self._gap_from = position
-        request = self.writer.open_gap(out, reason, self.writer.seq, None, now_us)
+    def doubt(self, event: Event, position: int, out: Outputs) -> None:
+        """Note that a record of a connection is missing or unreadable: the book is unknown.
+
+        `event` is the one that shows it; where it has no time of its own, that of its receipt
+        bounds the loss, so the clock here has to agree with the venue's.
+        """
+        if event.conn == self._conn and self.writer.gap is None:
+            before = event.ts_event if isinstance(event, BookDelta) else event.ts_ingest
+            self._open("lost_record", before, position, event.ts_ingest, out)
+
+    def lose(
+        self, event: Lost, position: int, stretch: str, *, followed_down: bool, out: Outputs
+    ) -> None:
+        """Open a gap if the lost frames were of the connection that is followed.
+
+        So too while that one is down: then a snapshot of the new one may have been among them.
+        """
+        hit = event.conn == self._conn or (followed_down and self._conn is not None)
+        if hit and self.writer.gap is None:
+            self._conn = event.conn
+            self._open("connection", event.ts_ingest, position, event.ts_ingest, out, stretch)
+
+    def fill(self, event: BookMarker, position: int, out: Outputs) -> bool:
+        """Take the book that a recovery has fetched, if it reaches past the gap.
+
+        Returns whether it does; `finish` must follow, after a re-read if `out` asks for one.
+        """
+        writer, gap = self.writer, self.writer.gap
+        if gap is None and MANUAL in event.resync_id and self._conn is not None:
+            # Ordered by a person: close the gate now, so that the next book finds what follows.
+            request = writer.open_gap(out, "manual", writer.seq, self._ts, event.ts_ingest)
+            gap = writer.gap = Gap(
+                "manual", request.after, request.before, request.since, event.resync_id
+            )
+            self._held_from = position
+        if gap is None or (gap.before is not None and event.ts_event < gap.before):
+            writer.answer(out, event.resync_id, event.ts_ingest)
+            return False
+        held, out.reread = self._held, self._overflow_from
+        if out.reread is not None:
+            self._held_from = out.reread
+        self._replace(Book(event.bids, event.asks))
+        self._held, self._ts = held, event.ts_event
+        seq = max(event.ts_event, writer.seq + 1)
+        writer.snapshot(out, seq, event.ts_event, "resync", self._levels(), event.resync_id)
+        return True
+
+    def finish(
+        self, event: BookMarker, refill: Iterable[BookDelta], position: int, out: Outputs
+    ) -> None:
+        """Replay what was held, or what was read again, behind the book; the feed is live.
+
+        Should the book cross on the way, that gap closes and another one opens.
+        """
+        waiting, self._held = deque([*refill, *self._held]), []
+        newest = 0
+        while waiting and not self.book.crossed:
+            delta = waiting.popleft()
+            if delta.conn != self._conn or delta.n <= newest:
+                continue
+            newest = delta.n
+            # A batch whose newest change is as old as the book may still hold the same changes;
+            # sizes are absolute, so to apply them again does no harm.
+            if delta.ts_event >= event.ts_event:
+                self._advance(delta, out)
+        self.writer.close_gap(out, event.ts_ingest)
+        if self.book.crossed:
+            first = self._held_from
+            self._open("crossed", self._ts, position, event.ts_ingest, out)
+            for delta in waiting:
+                self._keep(delta, first)
+
+    def _replace(self, book: Book) -> None:
+        self.book = book
+        self._held, self._overflow_from = [], None
+
+    def _open(
+        self,
+        reason: GapReason,
+        before: int,
+        position: int,
+        now_us: int,
+        out: Outputs,
+        stretch: str | None = None,
+    ) -> None:
+        self._held_from = position
+        request = self.writer.open_gap(out, reason, self.writer.seq, before, now_us, stretch)
         out.requests.append(request)
 
     def _levels(self) -> str:
@@ -103,11 +219,12 @@ class BookFeed:
         """Return what a checkpoint keeps beside the levels."""
         writer = self.writer
         return BookCursor(
-            writer.seq, self._conn, self._ts, self._gap_from, writer.state, writer.gap
+            writer.seq, self._conn, self._ts, self._overflow_from, writer.state, writer.gap
         )
 
     def restore(self, cursor: BookCursor, book: Book) -> None:
         """Go on from a checkpoint and the levels that it came with."""
         self.writer.restore(cursor.seq, cursor.state, cursor.gap)
-        self._conn, self._gap_from, self._ts = cursor.conn, cursor.gap_from, cursor.ts_event
+        self._conn, self._ts = cursor.conn, cursor.ts_event
+        self._overflow_from = cursor.overflow_from
         self.book = book

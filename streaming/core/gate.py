@@ -10,7 +10,7 @@ import msgspec
 class SequenceGate(msgspec.Struct):
     """`last`: everything up to here was seen; `top`: the highest number known to exist.
 
-    `ahead`: numbers seen above `last`. Bound it by calling `forget_ahead`.
+    `ahead`: numbers seen above `last`. Bound it by calling `rewind`.
     """
 
     last: int
@@ -46,6 +46,7 @@ class SequenceGate(msgspec.Struct):
         """The first number behind the first hole."""
         return min(self.ahead, default=self.top + 1)
 
-    def forget_ahead(self) -> None:
-        """Drop what was seen behind the first hole: from here on it counts as missing."""
+    def rewind(self, last: int) -> None:
+        """Forget what was seen above `last`: from here on it counts as missing."""
+        self.last = last
         self.ahead.clear()

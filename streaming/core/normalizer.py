@@ -5,26 +5,34 @@ canonical log, however it is cut into batches and wherever a restart falls. The 
 (`streaming.normalize`) does all I/O.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from models.canonical import Snapshot
 from models.events import (
     BookDelta,
+    BookMarker,
     BookSnapshot,
     Down,
     Event,
     Heartbeat,
     Invalid,
+    Lost,
+    Marker,
     OrderMessage,
     Ticker,
+    TickerMarker,
     Trade,
+    TradesMarker,
 )
 from streaming.core.book import Book
 from streaming.core.coverage import Coverage, Line
 from streaming.core.depth import BookCursor, BookFeed
+from streaming.core.hold import Hold
 from streaming.core.outputs import Outputs
 from streaming.core.ticker import TickerCursor, TickerFeed
-from streaming.core.trades import Hold, TradesCursor, TradesFeed
+from streaming.core.trades import TradesCursor, TradesFeed
 
 DEFAULT_HOLD = Hold(messages=10_000, time_us=2_000_000)
 """What a closed gate holds unless the settings say otherwise."""
@@ -46,7 +54,7 @@ _decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 class ProductNormalizer:
     """State of one product."""
 
-    __slots__ = ("_book", "_coverage", "_ticker", "_trades")
+    __slots__ = ("_book", "_coverage", "_marker", "_reread", "_ticker", "_trades")
 
     def __init__(
         self,
@@ -64,7 +72,9 @@ class ProductNormalizer:
         self._coverage = Coverage()
         self._ticker = TickerFeed(venue, product, by_watermark=ticker_watermark)
         self._trades = TradesFeed(venue, product, hold)
-        self._book = BookFeed(venue, product)
+        self._book = BookFeed(venue, product, hold)
+        self._marker: tuple[Marker, int] | None = None
+        self._reread: list[BookDelta] = []
 
     def apply(self, event: Event, position: int, out: Outputs) -> None:
         """Take the next record; `position` is its message's place in MD_RAW."""
@@ -93,19 +103,67 @@ class ProductNormalizer:
         """Take what comes seldom."""
         if isinstance(event, BookSnapshot):
             self._book.snapshot(event, position, out)
+        elif isinstance(event, Marker):
+            self._fill(event, position, out)
         elif isinstance(event, Down):
             self._down(event, out)
+        elif isinstance(event, Lost):
+            self._lose(event, position, out)
         elif isinstance(event, Invalid):
             out.invalid.append(event)
             if event.feed == "book":
-                self._book.doubt(event.conn, position, event.ts_ingest, out)
+                self._book.doubt(event, position, out)
 
     def _doubt(self, event: Event, verdict: str, position: int, out: Outputs) -> None:
         """React to a new connection or to records that never reached the log."""
         if verdict != "covered":
             self._ticker.doubt()
         if verdict == "lost":
-            self._book.doubt(event.conn, position, event.ts_ingest, out)
+            self._book.doubt(event, position, out)
+
+    def _fill(self, event: Marker, position: int, out: Outputs) -> None:
+        """Take a recovery's answer; wait for the shell where the log has to be read again."""
+        if isinstance(event, TickerMarker):
+            self._ticker.fill(event, out)
+        elif isinstance(event, TradesMarker):
+            self._trades.fill(event, out)
+            self._marker = (event, position)
+        elif isinstance(event, BookMarker) and self._book.fill(event, position, out):
+            self._marker = (event, position)
+        if out.reread is None:
+            self.refilled(out)
+
+    def refill(self, events: Sequence[Event], out: Outputs) -> None:
+        """Take what was let go behind a gate once more: the records from `out.reread` on."""
+        marker = self._marker
+        if marker is not None and isinstance(marker[0], BookMarker):
+            self._reread += [event for event in events if isinstance(event, BookDelta)]
+        else:
+            self._trades.refill([event for event in events if isinstance(event, Trade)], out)
+
+    def refilled(self, out: Outputs) -> None:
+        """End a marker, after the re-read if one was asked for."""
+        marker, self._marker = self._marker, None
+        out.reread = None
+        if marker is None:
+            return
+        event, position = marker
+        if isinstance(event, BookMarker):
+            deltas, self._reread = self._reread, []
+            self._book.finish(event, deltas, position, out)
+        elif isinstance(event, TradesMarker):
+            self._trades.finish(event, out)
+
+    def _lose(self, event: Lost, position: int, out: Outputs) -> None:
+        """React to a lost stretch of a connection, unless another line has seen it all.
+
+        The next print shows by itself whether any was lost.
+        """
+        stretch = f"{event.conn}/{event.after}-{event.before}"
+        followed_down = self._coverage.is_down(self._book.conn)
+        self._book.lose(event, position, stretch, followed_down=followed_down, out=out)
+        if not self._coverage.watched(event.ts_ingest, but=event.conn):
+            self._ticker.lose(event, stretch, out)
 
     def _down(self, event: Down, out: Outputs) -> None:
         """Announce that nobody watches any more, unless another line does."""
@@ -119,7 +177,7 @@ class ProductNormalizer:
     @property
     def holding(self) -> bool:
         """Whether a checkpoint must wait: what is held would be lost with it."""
-        return self._trades.holding
+        return self._trades.holding or self._book.holding
 
     @property
     def levels(self) -> int:

@@ -18,3 +18,6 @@ class Outputs:
     invalid: list[Invalid] = field(default_factory=list)
     ticks: int = 0
     gaps: int = 0
+    reread: int | None = None
+    """Set by a marker behind a gate that let go what it held: the shell must read MD_RAW again
+    from this position to the marker's, hand it to `refill` and end with `refilled`."""

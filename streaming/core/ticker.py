@@ -9,7 +9,8 @@ chain as a snapshot; the loss is announced before it.
 import msgspec
 
 from models.canonical import State
-from models.events import Heartbeat, Ticker
+from models.events import Heartbeat, Lost, Ticker, TickerMarker
+from models.resync import MANUAL
 from streaming.core.outputs import Outputs
 from streaming.core.writer import Gap, Writer
 
@@ -20,6 +21,7 @@ class TickerCursor(msgspec.Struct):
     seq: int
     trade_id: int | None
     ts_event: int
+    conn: str
     watermark: int
     suspect: bool
     fields: str
@@ -30,12 +32,22 @@ class TickerCursor(msgspec.Struct):
 class TickerFeed:
     """State of the ticker of one product."""
 
-    __slots__ = ("_by_watermark", "_fields", "_suspect", "_trade_id", "_ts", "_watermark", "writer")
+    __slots__ = (
+        "_by_watermark",
+        "_conn",
+        "_fields",
+        "_suspect",
+        "_trade_id",
+        "_ts",
+        "_watermark",
+        "writer",
+    )
 
     def __init__(self, venue: str, product: str, *, by_watermark: bool) -> None:
         """Begin; `by_watermark` is false for the batched channel, which may lag a heartbeat."""
         self.writer = Writer(venue, product, "ticker")
         self._by_watermark = by_watermark
+        self._conn = ""
         self._trade_id: int | None = None
         self._ts = 0
         self._watermark = 0
@@ -50,6 +62,9 @@ class TickerFeed:
         """Take a ticker: a tick, the start of a new chain, or nothing if it is old."""
         writer, seq = self.writer, event.seq
         suspect, self._suspect = self._suspect, False
+        if event.by_time and seq <= writer.seq and event.conn == self._conn:
+            seq = writer.seq + 1
+        self._conn = event.conn
         counts_anew = suspect and seq < writer.seq and event.ts_event > self._ts
         if seq <= writer.seq and not counts_anew:
             # Seen before. After a doubt that is good news: nothing was missed.
@@ -67,6 +82,14 @@ class TickerFeed:
         writer.snapshot(out, seq, event.ts_event, "resync", event.fields)
         writer.close_gap(out, event.ts_ingest)
 
+    def lose(self, event: Lost, stretch: str, out: Outputs) -> None:
+        """Open a gap: frames of the connection are missing, and a quiet product would not tell."""
+        if self.writer.gap is None and self.writer.seq:
+            request = self.writer.open_gap(
+                out, "connection", self.writer.seq, None, event.ts_ingest, stretch
+            )
+            out.requests.append(request)
+
     def _follows(self, event: Ticker) -> bool:
         """Whether no trade can lie between the last ticker and this one."""
         last, new = self._trade_id, event.trade_id
@@ -81,6 +104,21 @@ class TickerFeed:
             seq = self.writer.seq
             request = self.writer.open_gap(out, "watermark", seq, None, event.ts_ingest)
             out.requests.append(request)
+
+    def fill(self, event: TickerMarker, out: Outputs) -> None:
+        """Take the state that a recovery has fetched, if it is newer than what is known."""
+        writer, ticker = self.writer, event.ticker
+        wanted = writer.gap is not None or MANUAL in event.resync_id
+        if not wanted or ticker.seq <= writer.seq or writer.seq == 0:
+            writer.answer(out, event.resync_id, event.ts_ingest)
+            return
+        self._trade_id, self._ts, self._fields = ticker.trade_id, ticker.ts_event, ticker.fields
+        writer.snapshot(out, ticker.seq, ticker.ts_event, "resync", ticker.fields, event.resync_id)
+        gap = writer.gap
+        if gap is not None:
+            writer.close_gap(out, event.ts_ingest)
+        if gap is None or gap.resync_id != event.resync_id:
+            writer.answer(out, event.resync_id, event.ts_ingest)
 
     def state(self) -> str:
         """Return the newest ticker's fields."""
@@ -98,6 +136,7 @@ class TickerFeed:
             writer.seq,
             self._trade_id,
             self._ts,
+            self._conn,
             self._watermark,
             self._suspect,
             self._fields,
@@ -109,5 +148,6 @@ class TickerFeed:
         """Go on from a checkpoint."""
         self.writer.restore(cursor.seq, cursor.state, cursor.gap)
         self._trade_id, self._ts = cursor.trade_id, cursor.ts_event
+        self._conn = cursor.conn
         self._watermark, self._suspect = cursor.watermark, cursor.suspect
         self._fields = cursor.fields

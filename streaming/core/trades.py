@@ -5,23 +5,17 @@ product its contiguous sequence is watched as well, and heartbeats tell of print
 came. While a gap is open later prints are held, within bounds; late arrivals may still close it.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import msgspec
 
 from models.canonical import State
-from models.events import Heartbeat, OrderMessage, Trade
+from models.events import Heartbeat, OrderMessage, Trade, TradesMarker
 from models.resync import GapReason
 from streaming.core.gate import SequenceGate
+from streaming.core.hold import Hold
 from streaming.core.outputs import Outputs
 from streaming.core.writer import Gap, Writer
-
-
-class Hold(NamedTuple):
-    """How much a closed gate holds: messages, and microseconds since it closed."""
-
-    messages: int
-    time_us: int
 
 
 class TradesCursor(msgspec.Struct):
@@ -43,6 +37,7 @@ class TradesFeed:
     """State of the trades of one product."""
 
     __slots__ = (
+        "_emitted",
         "_fields",
         "_held",
         "_held_from",
@@ -61,8 +56,9 @@ class TradesFeed:
         self._hold = hold
         self._ids: SequenceGate | None = None
         self._orders: SequenceGate | None = None
+        self._emitted = 0
         self._held: dict[int, Trade] = {}
-        self._held_from = 0
+        self._held_from: int | None = None
         self._overflow_from: int | None = None
         self._id_watermark = 0
         self._order_watermark = 0
@@ -81,7 +77,8 @@ class TradesFeed:
             return
         ids = self._ids
         if ids is None:
-            ids = self._ids = SequenceGate(event.trade_id - 1, event.trade_id - 1)
+            self._emitted = event.trade_id - 1
+            ids = self._ids = SequenceGate(self._emitted, self._emitted)
         orders = self._orders
         if orders is not None and not event.is_last:
             orders.offer(event.seq)
@@ -91,7 +88,7 @@ class TradesFeed:
             if self.writer.gap is None and not ids.open and (orders is None or not orders.open):
                 self._emit(event, out)
             else:
-                if not self._held:
+                if self._held_from is None:
                     self._held_from = position
                 self._held[event.trade_id] = event
         self._settle(event.ts_ingest, out)
@@ -113,16 +110,50 @@ class TradesFeed:
             self._orders.require(due_seq)
         self._settle(event.ts_ingest, out)
 
+    def fill(self, event: TradesMarker, out: Outputs) -> None:
+        """Take prints that a recovery has fetched; what is still missing stays missing."""
+        for trade in event.trades:
+            self._take_late(trade)
+        if self._overflow_from is not None and event.last:
+            out.reread = self._held_from = self._overflow_from
+            self._overflow_from = None
+
+    def refill(self, trades: Iterable[Trade], out: Outputs) -> None:
+        """Take what was let go once more, from the log."""
+        for trade in trades:
+            self._take_late(trade)
+        self._release(out)
+
+    def finish(self, event: TradesMarker, out: Outputs) -> None:
+        """Close the gap if the marker and the log together have filled it; answer the marker."""
+        ids, orders, gap = self._ids, self._orders, self.writer.gap
+        if event.last and orders is not None and orders.open and ids is not None and not ids.open:
+            # The venue's history holds every print: what is missing of the sequence was none.
+            self._orders = SequenceGate(orders.top, orders.top)
+        # The history may be ahead of the feed, gap or not.
+        self._release(out)
+        self._settle(event.ts_ingest, out)
+        closed = gap is not None and self.writer.gap is not gap
+        if event.last and not (closed and gap is not None and gap.resync_id == event.resync_id):
+            self.writer.answer(out, event.resync_id, event.ts_ingest)
+
+    def _take_late(self, trade: Trade) -> None:
+        """Note a print that may have been missing."""
+        if self._ids is not None and self._ids.offer(trade.trade_id):
+            self._held[trade.trade_id] = trade
+
     def _starts_chain(self, event: Trade) -> bool:
         """Whether the venue's newest print begins a chain: the first ever, or counted anew."""
         ids = self._ids
         return ids is None or (event.trade_id < ids.last and event.ts_event > self._ts)
 
     def _start_chain(self, event: Trade, out: Outputs) -> None:
+        self._emitted = event.trade_id
         self._ids = SequenceGate(event.trade_id, event.trade_id)
         self._orders, self._overflow_from = None, None
         self._id_watermark = self._order_watermark = 0
         self._held.clear()
+        self._held_from = None
         self._ts, self._fields = event.ts_event, event.fields
         self.writer.snapshot(out, event.seq, event.ts_event, "subscribe", event.fields)
         if self.writer.gap is not None:
@@ -130,7 +161,7 @@ class TradesFeed:
         self.writer.announce(out, "live", event.ts_ingest)
 
     def _emit(self, event: Trade, out: Outputs) -> None:
-        self._ts, self._fields = event.ts_event, event.fields
+        self._ts, self._fields, self._emitted = event.ts_event, event.fields, event.trade_id
         writer = self.writer
         seq = event.seq if event.seq > writer.seq else writer.seq + 1
         writer.tick(out, seq, event.ts_event, event.ts_ingest, event.fields)
@@ -158,6 +189,8 @@ class TradesFeed:
         held, last = self._held, self._ids.last if self._ids is not None else 0
         for trade_id in sorted(trade_id for trade_id in held if trade_id <= last):
             self._emit(held.pop(trade_id), out)
+        if not held:
+            self._held_from = None
 
     def _note_gap(self, now_us: int, out: Outputs) -> None:
         """Open a gap, unless the one that is open is still the first hole."""
@@ -167,6 +200,7 @@ class TradesFeed:
             same_numbering = (gap.reason == "sequence") == (reason == "sequence")
             if not same_numbering or gap.before is None or gate.last < gap.before:
                 return
+            self.writer.close_gap(out, now_us)
         request = self.writer.open_gap(out, reason, gate.last, gate.next_seen, now_us)
         out.requests.append(request)
 
@@ -183,12 +217,14 @@ class TradesFeed:
         held_us = now_us - gap.since if gap is not None else 0
         if len(self._held) <= self._hold.messages and held_us <= self._hold.time_us:
             return
-        if self._held and self._overflow_from is None:
+        if self._overflow_from is None:
             self._overflow_from = self._held_from
+        self._held_from = None
         self._held.clear()
-        for gate in (self._ids, self._orders):
-            if gate is not None:
-                gate.forget_ahead()
+        if self._ids is not None:
+            self._ids.rewind(self._emitted)
+        if self._orders is not None:
+            self._orders.rewind(self._orders.last)
 
     def state(self) -> str:
         """Return the newest print's fields."""
@@ -220,4 +256,6 @@ class TradesFeed:
         self.writer.restore(cursor.seq, cursor.state, cursor.gap)
         self._ids, self._orders, self._ts = cursor.ids, cursor.orders, cursor.ts_event
         self._id_watermark, self._order_watermark = cursor.id_watermark, cursor.order_watermark
+        # Nothing was held when the checkpoint was taken, so all that was seen had been emitted.
+        self._emitted = cursor.ids.last if cursor.ids is not None else 0
         self._overflow_from, self._fields = cursor.overflow_from, cursor.fields

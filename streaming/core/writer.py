@@ -6,7 +6,7 @@ must keep the venue's digits as JSON numbers, and because most of each line neve
 
 import msgspec
 
-from models.canonical import Feed, State
+from models.canonical import Feed, SnapshotReason, State
 from models.resync import GapReason, ResyncRequest, resync_id
 from streaming.core.outputs import Outputs
 
@@ -19,6 +19,10 @@ class Gap(msgspec.Struct, frozen=True):
     before: int | None
     since: int
     resync_id: str
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else f'"{value}"'
 
 
 class Writer:
@@ -58,25 +62,47 @@ class Writer:
         out.ticks += 1
         self.seq = seq
 
-    def snapshot_line(self, seq: int, ts_us: int, reason: str, state: str) -> str:
+    def snapshot_line(
+        self,
+        seq: int,
+        ts_us: int,
+        reason: SnapshotReason,
+        state: str,
+        resync_id: str | None = None,
+    ) -> str:
         """Render a snapshot without appending it or touching the chain."""
         return (
             f'{self._snapshot}{seq},"ts_snapshot":{ts_us},"reason":"{reason}",'
-            f'"resync_id":null,"state":{state}}}'
+            f'"resync_id":{_text(resync_id)},"state":{state}}}'
         )
 
-    def snapshot(self, out: Outputs, seq: int, ts_us: int, reason: str, state: str) -> None:
+    def snapshot(
+        self,
+        out: Outputs,
+        seq: int,
+        ts_us: int,
+        reason: SnapshotReason,
+        state: str,
+        resync_id: str | None = None,
+    ) -> None:
         """Append a snapshot: a new chain starts at `seq`."""
-        out.lines.append(self.snapshot_line(seq, ts_us, reason, state))
+        out.lines.append(self.snapshot_line(seq, ts_us, reason, state, resync_id))
         self.seq = seq
 
     def status_line(self, since: int) -> str:
         """Render the present state and gap."""
-        gap, name = "null", "null"
-        if self.gap is not None:
-            before = "null" if self.gap.before is None else self.gap.before
-            gap, name = f'{{"after":{self.gap.after},"before":{before}}}', f'"{self.gap.resync_id}"'
-        return f'{self._status}"{self.state}","since":{since},"gap":{gap},"resync_id":{name}}}'
+        if self.gap is None:
+            return self._state_line(self.state, since, None)
+        before = "null" if self.gap.before is None else self.gap.before
+        bounds = f'{{"after":{self.gap.after},"before":{before}}}'
+        return self._state_line(self.state, since, self.gap.resync_id, bounds)
+
+    def _state_line(
+        self, state: State, since: int, resync_id: str | None, gap: str = "null"
+    ) -> str:
+        return (
+            f'{self._status}"{state}","since":{since},"gap":{gap},"resync_id":{_text(resync_id)}}}'
+        )
 
     def announce(self, out: Outputs, state: State, since: int) -> None:
         """Append a status line, unless this state has been announced already."""
@@ -85,7 +111,13 @@ class Writer:
             out.lines.append(self.status_line(since))
 
     def open_gap(
-        self, out: Outputs, reason: GapReason, after: int, before: int | None, since: int
+        self,
+        out: Outputs,
+        reason: GapReason,
+        after: int,
+        before: int | None,
+        since: int,
+        stretch: str | None = None,
     ) -> ResyncRequest:
         """Announce a gap and return the request that would have it recovered."""
         name = resync_id(self._venue, self.product, self.feed, after, before)
@@ -94,7 +126,7 @@ class Writer:
         out.lines.append(self.status_line(since))
         out.gaps += 1
         return ResyncRequest(
-            self._venue, self.product, self.feed, name, reason, after, before, since
+            self._venue, self.product, self.feed, name, reason, after, before, since, stretch
         )
 
     def close_gap(self, out: Outputs, since: int) -> None:
@@ -102,6 +134,17 @@ class Writer:
         self.state = "live"
         out.lines.append(self.status_line(since))
         self.gap = None
+
+    def answer(self, out: Outputs, resync_id: str, since: int) -> None:
+        """Tell a recovery whose marker changed nothing how things stand.
+
+        Its gap is still open: `gap` once more, so fetch again. It is not: `live`, and what is
+        true of the feed now, should another gap be open.
+        """
+        if self.gap is None or self.gap.resync_id != resync_id:
+            out.lines.append(self._state_line("live", since, resync_id))
+        if self.state != "live":
+            out.lines.append(self.status_line(since))
 
     def restore(self, seq: int, state: State, gap: Gap | None) -> None:
         """Go on from a checkpoint."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from models.canonical import Snapshot, Status, Tick
 from models.events import (
     BookDelta,
+    BookMarker,
     BookSnapshot,
     Down,
     Event,
@@ -16,11 +17,13 @@ from models.events import (
     Invalid,
     OrderMessage,
     Ticker,
+    TickerMarker,
     Trade,
+    TradesMarker,
 )
+from streaming.core.hold import Hold
 from streaming.core.normalizer import ProductNormalizer
 from streaming.core.outputs import Outputs
-from streaming.core.trades import Hold
 from tests.chains import assert_linked, messages
 
 PRODUCT = "BTC-USD"
@@ -99,20 +102,43 @@ class Venue:
             self.emit(Trade(*self.head(), self.seq, self.trade_id, self.now, last, is_last=True))
         self.emit(Ticker(*self.head(), self.seq, self.trade_id, self.now, "{}"))
 
+    def recover(self) -> None:
+        """Answer as a recovery would, sometimes with something too old."""
+        name = f"resync/coinbase/BTC-USD/x/{self.random.choice(('manual-1', '1-2'))}"
+        head = (self.now + 1, "", 0, name, self.random.random() < 0.8)
+        kind = self.random.choice((TradesMarker, BookMarker, TickerMarker))
+        if kind is TradesMarker:
+            newest = self.trade_id - self.random.choice((0, 0, 3))
+            self.events.append(
+                TradesMarker(*head, [self.fetched(i) for i in range(40, newest + 1)])
+            )
+        elif kind is BookMarker:
+            time_us = self.now - self.random.choice((0, 0, 500_000))
+            self.events.append(BookMarker(*head, time_us, [("95", "1")], [("105", "1")]))
+        else:
+            state = Ticker(self.now, "", 0, self.seq, self.trade_id, self.now, "{}")
+            self.events.append(TickerMarker(*head, state))
+
+    def fetched(self, trade_id: int) -> Trade:
+        """Return a print as the venue's history has it."""
+        print_ = f'{{"last_trade":{{"px":1,"qty":2,"side":"buy","id":{trade_id}}}}}'
+        return Trade(self.now, "", 0, 0, trade_id, self.now, print_)
+
     def garbage(self) -> None:
         """Send something that cannot be understood."""
         self.emit(Invalid(*self.head(), "bad_number", "no", self.random.choice(("book", None))))
 
 
-def raw_log(seed: int, *, full: bool, length: int = 150) -> list[Event]:
+def raw_log(seed: int, channel: str, length: int = 150) -> list[Event]:
     """Return a seeded log of one product."""
-    venue = Venue(random.Random(seed), full)
+    venue = Venue(random.Random(seed), channel == "full")
     venue.reconnect()
     moves = (
         [venue.trade] * 8
         + [venue.depth] * 8
         + [venue.order] * 4
         + [venue.heartbeat] * 3
+        + [venue.recover] * 3
         + [venue.late_trade, venue.garbage, venue.reconnect]
     )
     while len(venue.events) < length:
@@ -125,22 +151,32 @@ def fresh() -> ProductNormalizer:
     return ProductNormalizer("coinbase", PRODUCT, hold=HOLD)
 
 
-def run(core: ProductNormalizer, events: list[Event], first_position: int) -> Outputs:
-    """Apply events, one per position."""
+def run(core: ProductNormalizer, log: list[Event], first: int = 0) -> Outputs:
+    """Apply a log's events from index `first` on, one per position; read it again if asked to."""
     out = Outputs()
-    for position, event in enumerate(events, first_position):
-        core.apply(event, position, out)
+    for index in range(first, len(log)):
+        step(core, log, index, out)
     return out
 
 
-LOGS = st.builds(lambda seed, full: raw_log(seed, full=full), st.integers(0, 10**6), st.booleans())
+def step(core: ProductNormalizer, log: list[Event], index: int, out: Outputs) -> None:
+    """Apply one event as the shell does."""
+    core.apply(log[index], index + 1, out)
+    if out.reread is not None:
+        core.refill(log[out.reread - 1 : index], out)
+        core.refilled(out)
+
+
+LOGS = st.tuples(st.integers(0, 10**6), st.sampled_from(["matches", "full"]))
+"""Seed of a log, and the channel that its venue speaks."""
 
 
 @settings(max_examples=150, deadline=None)
 @given(LOGS)
-def test_canonical_log_is_linked_and_announces_every_loss(events: list[Event]) -> None:
+def test_canonical_log_is_linked_and_announces_every_loss(log: tuple[int, str]) -> None:
     """Every tick links, trades skip no id but behind a snapshot, and lines decode."""
-    out = run(fresh(), events, 1)
+    events = raw_log(*log)
+    out = run(fresh(), events)
     assert_linked(out.lines)
     last_id: int | None = None
     for message in messages(out.lines):
@@ -153,14 +189,16 @@ def test_canonical_log_is_linked_and_announces_every_loss(events: list[Event]) -
         last_id = state.last_trade.id
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(LOGS)
-def test_restart_after_every_record_gives_the_same_canonical_log(events: list[Event]) -> None:
+def test_restart_after_every_record_gives_the_same_canonical_log(log: tuple[int, str]) -> None:
     """A checkpoint wherever one is allowed, restored, goes on as if nothing had been."""
-    whole = run(fresh(), events, 1)
+    events = raw_log(*log)
+    whole = run(fresh(), events)
     core, lines, requests = fresh(), list[str](), []
-    for position, event in enumerate(events, 1):
-        out = run(core, [event], position)
+    for index in range(len(events)):
+        out = Outputs()
+        step(core, events, index, out)
         lines += out.lines
         requests += out.requests
         if not core.holding:
@@ -173,21 +211,50 @@ def test_restart_after_every_record_gives_the_same_canonical_log(events: list[Ev
 
 @settings(max_examples=60, deadline=None)
 @given(LOGS)
-def test_records_stored_twice_change_nothing(events: list[Event]) -> None:
+def test_records_stored_twice_change_nothing(log: tuple[int, str]) -> None:
     """A publish that was repeated without need leaves no trace in the canonical log."""
+    events = raw_log(*log)
     once = [
-        event for event, before in zip(events, [None, *events], strict=False) if event != before
+        event
+        for event, last in zip(events, [None, *events], strict=False)
+        if event != last or not event.conn
     ]
-    assert run(fresh(), events, 1).lines == run(fresh(), once, 1).lines
+    assert run(fresh(), events).lines == run(fresh(), once).lines
 
 
 @settings(max_examples=60, deadline=None)
 @given(LOGS)
-def test_gate_never_holds_more_than_its_bounds(events: list[Event]) -> None:
+def test_gate_never_holds_more_than_its_bounds(log: tuple[int, str]) -> None:
     """Held prints are bounded by count, whatever the venue does."""
+    events = raw_log(*log)
     core, out = fresh(), Outputs()
-    for position, event in enumerate(events, 1):
-        core.apply(event, position, out)
+    for index in range(len(events)):
+        step(core, events, index, out)
+        assert len(core._book._held) <= HOLD.messages
         assert len(core._trades._held) <= HOLD.messages
         for gate in (core._trades._ids, core._trades._orders):
             assert gate is None or len(gate.ahead) <= 60
+
+
+@settings(max_examples=1500, deadline=None)
+@given(LOGS)
+def test_complete_answers_bring_every_feed_back(log: tuple[int, str]) -> None:
+    """Whatever was lost: after an answer for each feed, nothing is in a gap."""
+    events = raw_log(*log)
+    core = fresh()
+    run(core, events)
+    end = max(event.ts_ingest for event in events) + 10
+    known = [event.last_trade_id for event in events if isinstance(event, Heartbeat)]
+    known += [e.trade_id or 0 for e in events if isinstance(e, Trade | Ticker)]
+    known += [t.trade_id for e in events if isinstance(e, TradesMarker) for t in e.trades]
+    newest = max(known)
+    seq = max((e.seq for e in events if isinstance(e, Ticker | Trade | OrderMessage)), default=0)
+    venue = Venue(random.Random(0), full=False, now=end)
+    head = (end, "", 0, "resync/coinbase/BTC-USD/x/1-2", True)
+    answers = [
+        TradesMarker(*head, [venue.fetched(i) for i in range(40, newest + 1)]),
+        BookMarker(*head, end, [("95", "1")], [("105", "1")]),
+        TickerMarker(*head, Ticker(end, "", 0, seq + 1, newest, end, "{}")),
+    ]
+    run(core, [*events, *answers], len(events))
+    assert "gap" not in core.states.values()

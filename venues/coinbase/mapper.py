@@ -14,7 +14,9 @@ from models import events
 from models.canonical import Feed, Level, Side
 from models.events import Event, Invalid
 from models.numbers import MAX_AHEAD_US, MIN_EVENT_US, are_decimals, iso_to_us
+from models.records import ResyncMarker
 from venues.coinbase import wire
+from venues.coinbase.rest_types import RestBook, RestTrade
 
 VENUE = "coinbase"
 """The venue's name in subjects and messages."""
@@ -100,6 +102,8 @@ def _to_event(line: wire.Line) -> Event:
             return Invalid(line.ts_ingest, line.conn, line.n, reason, detail, feed)
     if line.down is not None:
         return events.Down(line.ts_ingest, line.conn, line.n, line.down.reason)
+    if line.marker is not None:
+        return _to_marker(line.ts_ingest, line.marker)
     if line.bad is not None:
         # Whatever it was, a change of the book may have been in it; the other feeds notice.
         return Invalid(line.ts_ingest, line.conn, line.n, line.bad.reason, line.bad.detail, "book")
@@ -208,6 +212,76 @@ def _heartbeat(line: wire.Line, frame: wire.Heartbeat) -> Event:
 
 def _order_message(line: wire.Line, frame: wire.Received) -> Event:
     return events.OrderMessage(line.ts_ingest, line.conn, line.n, frame.sequence)
+
+
+class _TickerBody(msgspec.Struct):
+    """REST's best prices with their sequence, and its newest trade."""
+
+    book: RestBook
+    trade: RestTrade | None = None
+
+
+_decode_book = msgspec.json.Decoder(RestBook).decode
+_decode_trades = msgspec.json.Decoder(list[RestTrade]).decode
+_decode_ticker = msgspec.json.Decoder(_TickerBody).decode
+
+
+def _to_marker(now: int, marker: ResyncMarker) -> Event:
+    """Read a recovery's answer; one that cannot be understood is invalid and opens nothing."""
+    read = {"book": _book_marker, "trades": _trades_marker, "ticker": _ticker_marker}[marker.feed]
+    try:
+        return read(now, marker)
+    except _BadValueError as error:
+        reason, detail = error.args
+        return Invalid(now, "", 0, reason, detail)
+    except msgspec.DecodeError as error:
+        return Invalid(now, "", 0, "bad_marker", str(error))
+
+
+def _book_marker(now: int, marker: ResyncMarker) -> Event:
+    book = _decode_book(marker.body)
+    if book.time is None:
+        raise _BadValueError("bad_marker", "a book without a time cannot be ordered")
+    bids, asks = _levels(book.bids), _levels(book.asks)
+    ts_event = _time(book.time, now)
+    return events.BookMarker(now, "", 0, marker.resync_id, marker.last, ts_event, bids, asks)
+
+
+def _levels(rows: list[tuple[str, str, int | str]]) -> list[Level]:
+    levels = [(price, size) for price, size, _ in rows]
+    _check_levels(levels)
+    return levels
+
+
+def _trades_marker(now: int, marker: ResyncMarker) -> Event:
+    trades = [_rest_trade(now, trade) for trade in _decode_trades(marker.body)]
+    return events.TradesMarker(now, "", 0, marker.resync_id, marker.last, trades)
+
+
+def _rest_trade(now: int, trade: RestTrade) -> events.Trade:
+    # REST names no sequence: 0 lets the core number it between its neighbours.
+    taker = _TAKER_OF_MAKER.get(trade.side, trade.side)
+    print_ = _trade_json(trade.price, trade.size, taker, trade.trade_id)
+    ts_event = _time(trade.time, now)
+    return events.Trade(now, "", 0, 0, trade.trade_id, ts_event, f'{{"last_trade":{print_}}}')
+
+
+def _ticker_marker(now: int, marker: ResyncMarker) -> Event:
+    body = _decode_ticker(marker.body)
+    book, fields, ts_event = body.book, [], now
+    if body.trade is not None:
+        trade = body.trade
+        taker = _TAKER_OF_MAKER.get(trade.side, trade.side)
+        print_ = _trade_json(trade.price, trade.size, taker, trade.trade_id)
+        fields.append(f'"last_trade":{print_}')
+        ts_event = _time(trade.time, now)
+    for name, rows in (("best_bid", book.bids), ("best_ask", book.asks)):
+        for price, size in _levels(rows[:1]):
+            fields.append(f'"{name}":{{"px":{price},"qty":{size}}}')
+    trade_id = None if body.trade is None else body.trade.trade_id
+    state = "{" + ",".join(fields) + "}"
+    ticker = events.Ticker(now, "", 0, book.sequence, trade_id, ts_event, state)
+    return events.TickerMarker(now, "", 0, marker.resync_id, marker.last, ticker)
 
 
 _LEVELS_AT_ONCE = 1000

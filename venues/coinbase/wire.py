@@ -7,7 +7,7 @@ text here, because their digits must survive. Source: the venue's channel docume
 import msgspec
 
 from models.canonical import Level
-from models.records import BadFrame, LineDown
+from models.records import BadFrame, LineDown, ResyncMarker
 
 
 class Ticker(msgspec.Struct, tag_field="type", tag="ticker"):
@@ -128,3 +128,4 @@ class Line(msgspec.Struct):
     frame: Frame | msgspec.UnsetType = msgspec.UNSET
     down: LineDown | None = None
     bad: BadFrame | None = None
+    marker: ResyncMarker | None = None

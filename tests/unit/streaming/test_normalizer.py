@@ -7,27 +7,32 @@ import pytest
 from models.canonical import Snapshot, Status, Tick
 from models.events import (
     BookDelta,
+    BookMarker,
     BookSnapshot,
     Down,
     Event,
     Heartbeat,
     Invalid,
+    Lost,
     OrderMessage,
     Ticker,
+    TickerMarker,
     Trade,
+    TradesMarker,
 )
+from streaming.core.hold import Hold
 from streaming.core.normalizer import ProductNormalizer
 from streaming.core.outputs import Outputs
-from streaming.core.trades import Hold
 from tests.chains import messages
 
 T0 = 1_700_000_000_000_000
 
 
 class Feed:
-    """Feeds one normalizer and tells what came out, in short."""
+    """Feeds one normalizer and tells what came out, in short; keeps a log to read again."""
 
     def __init__(self, **options: Any) -> None:
+        self.log: list[Event] = []
         self.core = ProductNormalizer("coinbase", "BTC-USD", **options)
         self.out = Outputs()
         self.conn = "a-1"
@@ -46,7 +51,12 @@ class Feed:
     def send(self, event: Event) -> list[str]:
         """Apply one event and describe what it gave."""
         self.out.lines.clear()
-        self.core.apply(event, 1, self.out)
+        self.log.append(event)
+        position = len(self.log)
+        self.core.apply(event, position, self.out)
+        if self.out.reread is not None:
+            self.core.refill(self.log[self.out.reread - 1 : position - 1], self.out)
+            self.core.refilled(self.out)
         return [describe(message) for message in messages(self.out.lines)]
 
     def trade(self, trade_id: int, *, last: bool = False, seq: int | None = None) -> list[str]:
@@ -57,6 +67,21 @@ class Feed:
     def ticker(self, seq: int, trade_id: int) -> list[str]:
         at = self.head()
         return self.send(Ticker(*at, seq, trade_id, at[0], "{}"))
+
+    def marker(self, kind: type, *body: Any, name: str = "", last: bool = True) -> list[str]:
+        """Send a recovery's answer to the open gap, or to the one that is named."""
+        gaps = [request.resync_id for request in self.out.requests]
+        return self.send(kind(self.head()[0], "", 0, name or gaps[-1], last, *body))
+
+    def fill(self, *trade_ids: int, name: str = "", last: bool = True) -> list[str]:
+        self.n -= 1
+        fields = '{{"last_trade":{{"px":1,"qty":1,"side":"buy","id":{}}}}}'.format
+        trades = [Trade(self.now, "", 0, 0, id_, self.now, fields(id_)) for id_ in trade_ids]
+        return self.marker(TradesMarker, trades, name=name, last=last)
+
+    def book(self, time_us: int, *, name: str = "") -> list[str]:
+        self.n -= 1
+        return self.marker(BookMarker, time_us, [("99", "1")], [("101", "1")], name=name)
 
     def order(self, seq: int) -> list[str]:
         return self.send(OrderMessage(*self.head(), seq))
@@ -117,7 +142,12 @@ def test_second_hole_behind_the_first_is_a_gap_of_its_own() -> None:
     feed.trade(10, last=True)
     feed.trade(12)
     feed.trade(15)
-    assert feed.trade(11) == ["trades tick", "trades tick", "trades gap 12-15"]
+    assert feed.trade(11) == [
+        "trades tick",
+        "trades tick",
+        "trades live 10-12",
+        "trades gap 12-15",
+    ]
     assert [request.after for request in feed.out.requests] == [10, 12]
 
 
@@ -261,9 +291,12 @@ def test_venue_that_counts_anew_starts_new_chains() -> None:
 def test_book_changes_before_any_snapshot_are_a_gap() -> None:
     """Changes to an unknown book are worth nothing: ask for it once."""
     feed = Feed()
-    assert feed.delta() == ["book gap 0-None"]
+    assert feed.delta() == [f"book gap 0-{T0 + 1000}"]
     assert feed.delta() == []
-    assert feed.snapshot() == ["book snapshot subscribe", "book live 0-None"]
+    assert feed.snapshot() == [
+        "book snapshot subscribe",
+        f"book live 0-{T0 + 1000}",
+    ]
 
 
 def test_book_that_crosses_is_corrupt() -> None:
@@ -341,7 +374,7 @@ def test_gate_beyond_its_bounds_keeps_only_the_position() -> None:
     for trade_id in range(12, 20):
         feed.trade(trade_id)
     assert not feed.core.holding
-    assert feed.core._trades.cursor().overflow_from == 1
+    assert feed.core._trades.cursor().overflow_from == 2
 
 
 def test_gate_beyond_its_time_keeps_only_the_position() -> None:
@@ -353,3 +386,169 @@ def test_gate_beyond_its_time_keeps_only_the_position() -> None:
     feed.now += 3_000_000
     feed.heartbeat(12)
     assert not feed.core.holding
+
+
+def test_fetched_trades_close_the_gap_without_a_seam() -> None:
+    """What is missing and what was held go out as linked ticks; the same gap is live."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.trade(13)
+    feed.trade(14)
+    assert feed.fill(11, 12, 13) == ["trades tick"] * 4 + ["trades live 10-13"]
+    assert feed.trade(15) == ["trades tick"]
+
+
+def test_fetched_trades_that_do_not_reach_are_answered_with_gap() -> None:
+    """The venue's page was too old: the recovery is told to fetch again."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.trade(13)
+    assert feed.fill(11) == ["trades tick", "trades gap 10-13"]
+    assert feed.fill(11, 12) == ["trades tick", "trades tick", "trades live 10-13"]
+
+
+def test_answer_for_a_gap_that_has_closed_is_live() -> None:
+    """Late arrivals were faster than the recovery; it hears so."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.trade(12)
+    feed.trade(11)
+    assert feed.fill(11, 12) == ["trades live"]
+
+
+def test_fetched_trades_in_chunks_are_answered_once() -> None:
+    """A large answer comes in several markers; the last one counts."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.trade(15)
+    assert feed.fill(11, 12, last=False) == ["trades tick", "trades tick"]
+    assert feed.fill(13, 14)[-1] == "trades live 10-15"
+
+
+def test_gate_that_let_go_reads_the_log_again() -> None:
+    """Prints beyond the bounds are taken from the log when the missing ones arrive."""
+    feed = Feed(hold=Hold(messages=3, time_us=10_000_000))
+    feed.trade(10, last=True)
+    for trade_id in range(12, 30):
+        feed.trade(trade_id)
+    assert feed.fill(11, 12) == ["trades tick"] * 19 + ["trades live 10-12"]
+    assert feed.trade(30) == ["trades tick"]
+
+
+def test_fetched_trades_close_a_gap_of_the_full_channel() -> None:
+    """The lost message was a print or not: the venue's history holds every print."""
+    feed = Feed()
+    feed.order(1000)
+    feed.trade(10, seq=1001)
+    feed.order(1003)
+    feed.trade(12, seq=1004)
+    assert feed.fill(11, 12)[-1] == "trades live 1001-1003"
+    assert feed.trade(13, seq=1005) == ["trades tick"]
+
+
+def test_fetched_book_replays_what_was_held_behind_it() -> None:
+    """Snapshot, then the held changes that are not older, then live."""
+    feed = Feed()
+    feed.snapshot()
+    feed.n += 1
+    feed.delta()
+    between = feed.now + 1
+    feed.delta()
+    assert feed.book(between)[0] == "book snapshot resync"
+    assert feed.out.lines[1:2] != []
+    assert [describe(message) for message in messages(feed.out.lines)][1] == "book tick"
+    assert feed.delta() == ["book tick"]
+
+
+def test_fetched_book_that_is_older_than_the_gap_is_refused() -> None:
+    """A cached answer from before the loss cannot repair it."""
+    feed = Feed()
+    feed.snapshot()
+    feed.n += 1
+    (gap,) = feed.delta()
+    assert feed.book(feed.now - 100_000) == [gap]
+    assert feed.book(feed.now)[0] == "book snapshot resync"
+
+
+def test_book_gate_that_let_go_reads_the_log_again() -> None:
+    """Changes beyond the bounds are taken from the log, each once."""
+    feed = Feed(hold=Hold(messages=2, time_us=10_000_000))
+    feed.snapshot()
+    feed.n += 1
+    feed.delta()
+    time_us = feed.now
+    for _ in range(9):
+        feed.delta()
+    assert not feed.core.holding
+    assert feed.book(time_us)[:-1] == ["book snapshot resync"] + ["book tick"] * 10
+
+
+def test_held_change_that_crosses_the_fetched_book_opens_the_next_gap() -> None:
+    """The first gap is closed, the second announced, in that order."""
+    feed = Feed()
+    feed.snapshot()
+    feed.n += 1
+    feed.delta()
+    time_us = feed.now
+    feed.delta("bid", "150")
+    told = feed.book(time_us)
+    assert [word.split()[1] for word in told] == ["snapshot", "tick", "live", "gap"]
+
+
+def test_book_resync_by_hand_closes_the_gate_and_then_restarts_the_chain() -> None:
+    """The first book of an order from a person finds what follows it; the second replaces."""
+    feed = Feed()
+    feed.snapshot()
+    feed.delta()
+    name = "resync/coinbase/BTC-USD/book/manual-1"
+    assert feed.book(feed.now - 5000, name=name)[0].startswith("book gap")
+    feed.delta()
+    told = feed.book(feed.now, name=name)
+    assert told[:2] == ["book snapshot resync", "book tick"]
+    assert told[2].startswith("book live")
+    assert feed.delta() == ["book tick"]
+
+
+def test_fetched_ticker_restarts_the_chain_unless_it_is_older() -> None:
+    """Newer than what is known it heals the gap; older it is answered with gap."""
+    feed = Feed()
+    feed.ticker(100, 10)
+    feed.heartbeat(12)
+    feed.heartbeat(12)
+    old, new = (Ticker(feed.now, "", 0, seq, 12, feed.now, "{}") for seq in (90, 130))
+    assert feed.marker(TickerMarker, old) == ["ticker gap 100-None"]
+    assert feed.marker(TickerMarker, new) == ["ticker snapshot resync", "ticker live 100-None"]
+
+
+def test_lost_stretch_of_the_connection_puts_ticker_and_book_in_a_gap() -> None:
+    """Any product's news may have been in it; both requests name the same stretch."""
+    feed = Feed()
+    feed.snapshot()
+    feed.ticker(100, 10)
+    told = feed.send(Lost(*feed.head(), 16, 22))
+    assert [words.split()[:2] for words in told] == [["book", "gap"], ["ticker", "gap"]]
+    assert {request.stretch for request in feed.out.requests} == {"a-1/16-22"}
+    assert feed.ticker(110, 11)[0] == "ticker snapshot resync"
+
+
+def test_lost_stretch_of_one_line_is_no_ticker_gap_while_the_other_watches() -> None:
+    """Another line has seen what this one lost."""
+    feed = Feed()
+    feed.ticker(100, 10)
+    feed.reconnect("b-1")
+    feed.ticker(100, 10)
+    assert feed.send(Lost(feed.now, "a-1", 2, 16, 22)) == []
+
+
+def test_tickers_numbered_by_time_are_not_repeats_on_one_connection() -> None:
+    """Two states within one microsecond: the later one is the truth; another line's is a repeat."""
+    feed = Feed()
+
+    def send(seq: int) -> list[str]:
+        at = feed.head()
+        return feed.send(Ticker(*at, seq, None, at[0], "{}", by_time=True))
+
+    assert send(100) == ["ticker tick"]
+    assert send(100) == ["ticker tick"]
+    feed.reconnect("b-1")
+    assert send(100) == []
