@@ -34,8 +34,8 @@ class Coverage:
 
     __slots__ = ("_newest", "lines")
 
-    def __init__(self, lines: dict[str, Line] | None = None) -> None:
-        self.lines = lines or {}
+    def __init__(self) -> None:
+        self.lines: dict[str, Line] = {}
         self._newest: Line | None = None
 
     def note(self, conn: str, n: int, ts_us: int) -> Verdict:
@@ -63,6 +63,10 @@ class Coverage:
             return "lost"
         return "covered" if watched else "fresh"
 
+    def restore(self, lines: dict[str, Line]) -> None:
+        """Go on from a checkpoint."""
+        self.lines, self._newest = lines, None
+
     def down(self, conn: str) -> None:
         """Note that a connection ended."""
         line = self.lines.get(conn.partition("-")[0])
@@ -71,10 +75,15 @@ class Coverage:
 
     def watched(self, now_us: int, *, but: str | None = None) -> bool:
         """Whether any line (other than that of connection `but`) is up and has spoken lately."""
-        return any(
-            not line.down and now_us - line.ts_us < ALIVE_US and line.conn != but
+        return any(conn != but for conn in self.alive(now_us))
+
+    def alive(self, now_us: int) -> list[str]:
+        """Return the connections that are up and have spoken lately."""
+        return [
+            line.conn
             for line in self.lines.values()
-        )
+            if not line.down and now_us - line.ts_us < ALIVE_US
+        ]
 
     def is_down(self, conn: str | None) -> bool:
         """Whether a connection has ended or been replaced."""

@@ -3,7 +3,8 @@
 Level 2 carries no numbering, so a loss cannot be seen in it: a new connection brings a new
 snapshot, our own numbering proves that no record is missing between socket and log, and a book
 whose bids reach its asks is corrupt (COINBASE.md section 2). One connection is followed at a
-time, the one of the newest snapshot. Behind a gap changes are held, within bounds.
+time; a second line's book is kept beside it, ready to take over. Behind a gap changes are held,
+within bounds.
 """
 
 from collections import deque
@@ -11,13 +12,31 @@ from collections.abc import Iterable
 
 import msgspec
 
-from models.canonical import State
+from models.canonical import Level, State
 from models.events import BookDelta, BookMarker, BookSnapshot, Event, Lost
 from models.resync import MANUAL, GapReason
 from streaming.core.book import Book
+from streaming.core.coverage import Coverage
 from streaming.core.hold import Hold
 from streaming.core.outputs import Outputs
 from streaming.core.writer import Gap, Writer
+
+
+class Shadow(msgspec.Struct):
+    """The book of a connection that is not followed, as of `ts_event`; ready to take over."""
+
+    ts_event: int
+    bids: list[Level]
+    asks: list[Level]
+
+
+class _Standby:
+    """A shadow at work."""
+
+    __slots__ = ("book", "ts")
+
+    def __init__(self, book: Book, ts_event: int) -> None:
+        self.book, self.ts = book, ts_event
 
 
 class BookCursor(msgspec.Struct):
@@ -29,15 +48,29 @@ class BookCursor(msgspec.Struct):
     overflow_from: int | None
     state: State
     gap: Gap | None
+    shadows: dict[str, Shadow] = {}
 
 
 class BookFeed:
     """State of the book of one product."""
 
-    __slots__ = ("_conn", "_held", "_held_from", "_hold", "_overflow_from", "_ts", "book", "writer")
+    __slots__ = (
+        "_conn",
+        "_coverage",
+        "_held",
+        "_held_from",
+        "_hold",
+        "_overflow_from",
+        "_standby",
+        "_ts",
+        "book",
+        "writer",
+    )
 
-    def __init__(self, venue: str, product: str, hold: Hold) -> None:
+    def __init__(self, venue: str, product: str, hold: Hold, coverage: Coverage) -> None:
         self.writer = Writer(venue, product, "book")
+        self._coverage = coverage
+        self._standby: dict[str, _Standby] = {}
         self.book = Book()
         self._hold = hold
         self._conn: str | None = None
@@ -57,8 +90,11 @@ class BookFeed:
         return bool(self._held)
 
     def snapshot(self, event: BookSnapshot, position: int, out: Outputs) -> None:
-        """Take a snapshot: a new chain, whatever was before."""
+        """Take a snapshot: a new chain, unless the one that is followed is in good health."""
         writer = self.writer
+        if self._second(event):
+            return
+        self._standby.pop(event.conn, None)
         self._conn = event.conn
         self._replace(Book(event.bids, event.asks))
         self._ts = event.ts_ingest if event.ts_event is None else event.ts_event
@@ -72,17 +108,47 @@ class BookFeed:
             self._open("crossed", self._ts, position, event.ts_ingest, out)
 
     def delta(self, event: BookDelta, position: int, out: Outputs) -> None:
-        """Take changes; those of a connection that is not followed say nothing new."""
+        """Take changes; those of a connection that is not followed go to its own book."""
         if event.conn != self._conn:
             if self._conn is not None:
+                standby = self._standby.get(event.conn)
+                if standby is not None:
+                    standby.book.apply(event.changes)
+                    standby.ts = event.ts_event
                 return
             self._conn = event.conn
             self._open("no_snapshot", event.ts_event, position, event.ts_ingest, out)
         if self.writer.gap is not None:
             self._keep(event, position)
             return
-        if not self._advance(event, out):
+        if not self._advance(event, out) and not self.take_over(event.ts_ingest, out):
             self._open("crossed", event.ts_event, position, event.ts_ingest, out)
+
+    def _second(self, event: BookSnapshot) -> bool:
+        """Keep a snapshot of another line beside the book, if that one is in good health."""
+        coverage = self._coverage
+        for conn in [conn for conn in self._standby if coverage.is_down(conn)]:
+            del self._standby[conn]
+        healthy = self.writer.gap is None and self._conn in coverage.alive(event.ts_ingest)
+        if not healthy or event.conn == self._conn:
+            return False
+        ts_event = event.ts_ingest if event.ts_event is None else event.ts_event
+        self._standby[event.conn] = _Standby(Book(event.bids, event.asks), ts_event)
+        return True
+
+    def take_over(self, now_us: int, out: Outputs) -> bool:
+        """Follow another line that is up, from its own book on; return whether there is one."""
+        for conn in self._coverage.alive(now_us):
+            standby = self._standby.get(conn)
+            if standby is not None and conn != self._conn and not standby.book.crossed:
+                del self._standby[conn]
+                self._conn = conn
+                self._replace(standby.book)
+                self._ts = standby.ts
+                seq = max(standby.ts, self.writer.seq + 1)
+                self.writer.snapshot(out, seq, standby.ts, "subscribe", self._levels())
+                return True
+        return False
 
     def _advance(self, event: BookDelta, out: Outputs) -> bool:
         """Apply changes and append the tick, unless they cross the book: then return false."""
@@ -119,7 +185,10 @@ class BookFeed:
         `event` is the one that shows it; where it has no time of its own, that of its receipt
         bounds the loss, so the clock here has to agree with the venue's.
         """
+        self._standby.pop(event.conn, None)
         if event.conn == self._conn and self.writer.gap is None:
+            if self.take_over(event.ts_ingest, out):
+                return
             before = event.ts_event if isinstance(event, BookDelta) else event.ts_ingest
             self._open("lost_record", before, position, event.ts_ingest, out)
 
@@ -130,8 +199,9 @@ class BookFeed:
 
         So too while that one is down: then a snapshot of the new one may have been among them.
         """
+        self._standby.pop(event.conn, None)
         hit = event.conn == self._conn or (followed_down and self._conn is not None)
-        if hit and self.writer.gap is None:
+        if hit and self.writer.gap is None and not self.take_over(event.ts_ingest, out):
             self._conn = event.conn
             self._open("connection", event.ts_ingest, position, event.ts_ingest, out, stretch)
 
@@ -219,12 +289,28 @@ class BookFeed:
         """Return what a checkpoint keeps beside the levels."""
         writer = self.writer
         return BookCursor(
-            writer.seq, self._conn, self._ts, self._overflow_from, writer.state, writer.gap
+            writer.seq,
+            self._conn,
+            self._ts,
+            self._overflow_from,
+            writer.state,
+            writer.gap,
+            self._shadows(),
         )
+
+    def _shadows(self) -> dict[str, Shadow]:
+        return {
+            conn: Shadow(standby.ts, standby.book.bids(), standby.book.asks())
+            for conn, standby in self._standby.items()
+        }
 
     def restore(self, cursor: BookCursor, book: Book) -> None:
         """Go on from a checkpoint and the levels that it came with."""
         self.writer.restore(cursor.seq, cursor.state, cursor.gap)
         self._conn, self._ts = cursor.conn, cursor.ts_event
         self._overflow_from = cursor.overflow_from
+        self._standby = {
+            conn: _Standby(Book(shadow.bids, shadow.asks), shadow.ts_event)
+            for conn, shadow in cursor.shadows.items()
+        }
         self.book = book

@@ -70,9 +70,9 @@ class ProductNormalizer:
         batched ticker channel is subscribed, which may lag behind them.
         """
         self._coverage = Coverage()
-        self._ticker = TickerFeed(venue, product, by_watermark=ticker_watermark)
-        self._trades = TradesFeed(venue, product, hold)
-        self._book = BookFeed(venue, product, hold)
+        self._ticker = TickerFeed(venue, product, self._coverage, by_watermark=ticker_watermark)
+        self._trades = TradesFeed(venue, product, hold, self._coverage)
+        self._book = BookFeed(venue, product, hold, self._coverage)
         self._marker: tuple[Marker, int] | None = None
         self._reread: list[BookDelta] = []
 
@@ -168,6 +168,8 @@ class ProductNormalizer:
     def _down(self, event: Down, out: Outputs) -> None:
         """Announce that nobody watches any more, unless another line does."""
         self._coverage.down(event.conn)
+        if event.conn == self._book.conn and self._book.writer.gap is None:
+            self._book.take_over(event.ts_ingest, out)
         if self._coverage.watched(event.ts_ingest):
             return
         for feed in (self._ticker, self._trades, self._book):
@@ -216,7 +218,7 @@ class ProductNormalizer:
             msgspec.DecodeError: it is not one that this version can read.
         """
         read = _decode_cursors(cursors)
-        self._coverage = Coverage(read.lines)
+        self._coverage.restore(read.lines)
         self._ticker.restore(read.ticker)
         self._trades.restore(read.trades)
         self._book.restore(read.book, _book_of(lines))

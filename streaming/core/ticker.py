@@ -11,7 +11,9 @@ import msgspec
 from models.canonical import State
 from models.events import Heartbeat, Lost, Ticker, TickerMarker
 from models.resync import MANUAL
+from streaming.core.coverage import Coverage
 from streaming.core.outputs import Outputs
+from streaming.core.progress import Progress
 from streaming.core.writer import Gap, Writer
 
 
@@ -22,7 +24,7 @@ class TickerCursor(msgspec.Struct):
     trade_id: int | None
     ts_event: int
     conn: str
-    watermark: int
+    progress: Progress
     suspect: bool
     fields: str
     state: State
@@ -35,22 +37,24 @@ class TickerFeed:
     __slots__ = (
         "_by_watermark",
         "_conn",
+        "_coverage",
         "_fields",
+        "_progress",
         "_suspect",
         "_trade_id",
         "_ts",
-        "_watermark",
         "writer",
     )
 
-    def __init__(self, venue: str, product: str, *, by_watermark: bool) -> None:
+    def __init__(self, venue: str, product: str, coverage: Coverage, *, by_watermark: bool) -> None:
         """Begin; `by_watermark` is false for the batched channel, which may lag a heartbeat."""
         self.writer = Writer(venue, product, "ticker")
+        self._coverage = coverage
         self._by_watermark = by_watermark
         self._conn = ""
         self._trade_id: int | None = None
         self._ts = 0
-        self._watermark = 0
+        self._progress = Progress()
         self._suspect = False
         self._fields = "{}"
 
@@ -65,6 +69,8 @@ class TickerFeed:
         if event.by_time and seq <= writer.seq and event.conn == self._conn:
             seq = writer.seq + 1
         self._conn = event.conn
+        if event.trade_id is not None and len(self._coverage.lines) > 1:
+            self._progress.note(event.conn, event.trade_id)
         counts_anew = suspect and seq < writer.seq and event.ts_event > self._ts
         if seq <= writer.seq and not counts_anew:
             # Seen before. After a doubt that is good news: nothing was missed.
@@ -97,12 +103,16 @@ class TickerFeed:
 
     def heartbeat(self, event: Heartbeat, out: Outputs) -> None:
         """Compare with the watermark; one heartbeat's delay is normal."""
-        due, self._watermark = self._watermark, event.last_trade_id
+        progress = self._progress
+        alive = self._coverage.alive(event.ts_ingest)
+        progress.keep(alive)
+        due = progress.watermark(event.conn, event.last_trade_id)
         if not self._by_watermark or self._trade_id is None or self.writer.gap is not None:
             return
-        if self._trade_id < due:
-            seq = self.writer.seq
-            request = self.writer.open_gap(out, "watermark", seq, None, event.ts_ingest)
+        if self._trade_id >= due:
+            progress.hole_since = None
+        elif not progress.may_come(due, alive, event.ts_ingest):
+            request = self.writer.open_gap(out, "watermark", self.writer.seq, None, event.ts_ingest)
             out.requests.append(request)
 
     def fill(self, event: TickerMarker, out: Outputs) -> None:
@@ -137,7 +147,7 @@ class TickerFeed:
             self._trade_id,
             self._ts,
             self._conn,
-            self._watermark,
+            self._progress,
             self._suspect,
             self._fields,
             writer.state,
@@ -149,5 +159,5 @@ class TickerFeed:
         self.writer.restore(cursor.seq, cursor.state, cursor.gap)
         self._trade_id, self._ts = cursor.trade_id, cursor.ts_event
         self._conn = cursor.conn
-        self._watermark, self._suspect = cursor.watermark, cursor.suspect
+        self._progress, self._suspect = cursor.progress, cursor.suspect
         self._fields = cursor.fields

@@ -12,9 +12,11 @@ import msgspec
 from models.canonical import State
 from models.events import Heartbeat, OrderMessage, Trade, TradesMarker
 from models.resync import GapReason
+from streaming.core.coverage import Coverage
 from streaming.core.gate import SequenceGate
 from streaming.core.hold import Hold
 from streaming.core.outputs import Outputs
+from streaming.core.progress import Progress
 from streaming.core.writer import Gap, Writer
 
 
@@ -25,8 +27,8 @@ class TradesCursor(msgspec.Struct):
     ids: SequenceGate | None
     orders: SequenceGate | None
     ts_event: int
-    id_watermark: int
-    order_watermark: int
+    id_progress: Progress
+    order_progress: Progress
     overflow_from: int | None
     fields: str
     state: State
@@ -37,22 +39,24 @@ class TradesFeed:
     """State of the trades of one product."""
 
     __slots__ = (
+        "_coverage",
         "_emitted",
         "_fields",
         "_held",
         "_held_from",
         "_hold",
-        "_id_watermark",
+        "_id_progress",
         "_ids",
-        "_order_watermark",
+        "_order_progress",
         "_orders",
         "_overflow_from",
         "_ts",
         "writer",
     )
 
-    def __init__(self, venue: str, product: str, hold: Hold) -> None:
+    def __init__(self, venue: str, product: str, hold: Hold, coverage: Coverage) -> None:
         self.writer = Writer(venue, product, "trades")
+        self._coverage = coverage
         self._hold = hold
         self._ids: SequenceGate | None = None
         self._orders: SequenceGate | None = None
@@ -60,8 +64,8 @@ class TradesFeed:
         self._held: dict[int, Trade] = {}
         self._held_from: int | None = None
         self._overflow_from: int | None = None
-        self._id_watermark = 0
-        self._order_watermark = 0
+        self._id_progress = Progress()
+        self._order_progress = Progress()
         self._ts = 0
         self._fields = "{}"
 
@@ -80,6 +84,9 @@ class TradesFeed:
             self._emitted = event.trade_id - 1
             ids = self._ids = SequenceGate(self._emitted, self._emitted)
         orders = self._orders
+        if len(self._coverage.lines) > 1:
+            self._id_progress.note(event.conn, event.trade_id)
+            self._order_progress.note(event.conn, event.seq)
         if orders is not None and not event.is_last:
             orders.offer(event.seq)
         if self._overflow_from is not None:
@@ -95,6 +102,8 @@ class TradesFeed:
 
     def order(self, event: OrderMessage, out: Outputs) -> None:
         """Take a message of the full channel that is no print."""
+        if len(self._coverage.lines) > 1:
+            self._order_progress.note(event.conn, event.seq)
         if self._orders is None:
             self._orders = SequenceGate(event.seq, event.seq)
         elif self._orders.offer(event.seq):
@@ -102,8 +111,8 @@ class TradesFeed:
 
     def heartbeat(self, event: Heartbeat, out: Outputs) -> None:
         """Compare with the watermarks; one heartbeat's delay is normal."""
-        due_id, self._id_watermark = self._id_watermark, event.last_trade_id
-        due_seq, self._order_watermark = self._order_watermark, event.seq
+        due_id = self._id_progress.watermark(event.conn, event.last_trade_id)
+        due_seq = self._order_progress.watermark(event.conn, event.seq)
         if self._ids is not None and self.writer.seq:
             self._ids.require(due_id)
         if self._orders is not None:
@@ -151,7 +160,7 @@ class TradesFeed:
         self._emitted = event.trade_id
         self._ids = SequenceGate(event.trade_id, event.trade_id)
         self._orders, self._overflow_from = None, None
-        self._id_watermark = self._order_watermark = 0
+        self._id_progress, self._order_progress = Progress(), Progress()
         self._held.clear()
         self._held_from = None
         self._ts, self._fields = event.ts_event, event.fields
@@ -170,7 +179,11 @@ class TradesFeed:
         """Bring the gap's state in line with what is missing."""
         ids, orders, writer = self._ids, self._orders, self.writer
         missing = (ids is not None and ids.open) or (orders is not None and orders.open)
+        if not missing:
+            self._id_progress.hole_since = self._order_progress.hole_since = None
         if not missing and writer.gap is None:
+            if self._held:  # another line brought what one had skipped
+                self._release(out)
             if writer.state == "stale":
                 writer.announce(out, "live", now_us)
             return
@@ -201,8 +214,17 @@ class TradesFeed:
             if not same_numbering or gap.before is None or gate.last < gap.before:
                 return
             self.writer.close_gap(out, now_us)
+        elif self._may_come(gate, now_us):
+            return
         request = self.writer.open_gap(out, reason, gate.last, gate.next_seen, now_us)
         out.requests.append(request)
+
+    def _may_come(self, gate: SequenceGate, now_us: int) -> bool:
+        """Whether another line may still bring what this one has skipped."""
+        alive = self._coverage.alive(now_us)
+        progress = self._id_progress if gate is self._ids else self._order_progress
+        progress.keep(alive)
+        return progress.may_come(gate.next_seen, alive, now_us)
 
     def _hole(self) -> tuple[GapReason, SequenceGate]:
         orders, ids = self._orders, self._ids
@@ -243,8 +265,8 @@ class TradesFeed:
             self._ids,
             self._orders,
             self._ts,
-            self._id_watermark,
-            self._order_watermark,
+            self._id_progress,
+            self._order_progress,
             self._overflow_from,
             self._fields,
             writer.state,
@@ -255,7 +277,7 @@ class TradesFeed:
         """Go on from a checkpoint."""
         self.writer.restore(cursor.seq, cursor.state, cursor.gap)
         self._ids, self._orders, self._ts = cursor.ids, cursor.orders, cursor.ts_event
-        self._id_watermark, self._order_watermark = cursor.id_watermark, cursor.order_watermark
+        self._id_progress, self._order_progress = cursor.id_progress, cursor.order_progress
         # Nothing was held when the checkpoint was taken, so all that was seen had been emitted.
         self._emitted = cursor.ids.last if cursor.ids is not None else 0
         self._overflow_from, self._fields = cursor.overflow_from, cursor.fields

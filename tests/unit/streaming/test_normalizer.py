@@ -552,3 +552,60 @@ def test_tickers_numbered_by_time_are_not_repeats_on_one_connection() -> None:
     assert send(100) == ["ticker tick"]
     feed.reconnect("b-1")
     assert send(100) == []
+
+
+def test_line_that_skips_a_print_waits_for_the_other_line() -> None:
+    """While the other line has not come that far, nothing is called a gap."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    a_n = feed.n
+    feed.reconnect("b-1")
+    feed.trade(10, last=True)
+    b_n = feed.n
+    feed.conn, feed.n = "a-1", a_n
+    assert feed.trade(12) == []
+    feed.conn, feed.n = "b-1", b_n
+    assert feed.trade(11) == ["trades tick", "trades tick"]
+
+
+def test_print_that_both_lines_skip_is_a_gap() -> None:
+    """Once the other line has passed it too, it is lost."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    a_n = feed.n
+    feed.reconnect("b-1")
+    feed.trade(10, last=True)
+    b_n = feed.n
+    feed.conn, feed.n = "a-1", a_n
+    assert feed.trade(12) == []
+    feed.conn, feed.n = "b-1", b_n
+    assert feed.trade(12) == ["trades gap 10-12"]
+
+
+def test_print_that_the_other_line_does_not_bring_in_time_is_a_gap() -> None:
+    """Nobody is waited for longer than a second of the records' time."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    a_n = feed.n
+    feed.reconnect("b-1")
+    feed.trade(10, last=True)
+    feed.conn, feed.n = "a-1", a_n
+    assert feed.trade(12) == []
+    feed.now += 1_500_000
+    assert feed.trade(13) == ["trades gap 10-12"]
+
+
+def test_book_of_the_second_line_takes_over_when_the_first_ends() -> None:
+    """No gap and no staleness: the chain restarts from the other line's own book."""
+    feed = Feed()
+    feed.snapshot()
+    a_n = feed.n
+    feed.reconnect("b-1")
+    assert feed.snapshot() == []
+    assert feed.delta() == []
+    b_n = feed.n
+    feed.conn, feed.n = "a-1", a_n
+    assert feed.send(Down(*feed.head(), "gone")) == ["book snapshot subscribe"]
+    feed.conn, feed.n = "b-1", b_n
+    assert feed.delta(price="97") == ["book tick"]
+    assert feed.core._book.book.bids() == [("99", "1"), ("98", "1"), ("97", "1")]
