@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.fanout import EXTENSION
 from gateway.hub import Hub
+from gateway.ledger import GapView
 from gateway.product import FEED_BITS
 from gateway.readiness import Readiness
 from gateway.session import Session
@@ -145,6 +146,12 @@ async def products(hub: HubOf) -> list[ProductView]:
         )
         for product in hub.products
     ]
+
+
+@_router.get("/v1/resyncs", summary="Gaps, open and past")
+async def resyncs(hub: HubOf) -> list[GapView]:
+    """List the gaps that were announced since this gateway's state begins, open ones first."""
+    return hub.ledger.gaps()
 
 
 def _answer(problem: str | None, response: Response) -> Health:

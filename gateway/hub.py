@@ -13,13 +13,15 @@ import structlog
 from gateway.audience import Audience
 from gateway.catalogue import Catalogue
 from gateway.group import Client
+from gateway.ledger import Ledger
 from gateway.metrics import Metrics
-from gateway.product import FEED_BITS
+from gateway.product import FEED_BITS, Batch
 from gateway.protocol import ALL_PRODUCTS, ClientError
 from gateway.sink import Sink
-from models.canonical import Feed
+from models.canonical import Feed, Status
 from streaming.broker.log import LogMessage
 
+_decode_status = msgspec.json.Decoder(Status).decode
 _BOOK = FEED_BITS["book"]
 _log = structlog.get_logger(__name__)
 
@@ -27,7 +29,7 @@ _log = structlog.get_logger(__name__)
 class Hub:
     """Every product's state and every client's subscription.
 
-    Attributes: products, all there are; metrics.
+    Attributes: products, all there are; metrics; ledger, the gaps.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Hub:
         at the end of the event loop's turn, such as `loop.call_soon`.
         """
         self.metrics = Metrics()
+        self.ledger = Ledger()
         self._audience = Audience(lambda: self.products, schedule, self.metrics)
         self.products = Catalogue(products, self._audience.introduce)
 
@@ -57,6 +60,7 @@ class Hub:
             )
             return
         self.metrics.messages.inc(len(batch.frames))
+        self._note(batch)
         if batch.broken:
             self.metrics.broken.inc(batch.broken)
             _log.warning(
@@ -74,7 +78,11 @@ class Hub:
         """
         found = self.products.find(venue, product)
         for line in lines:
-            found.take(line)
+            self._note(found.take(line))
+
+    def _note(self, batch: Batch) -> None:
+        for line in batch.statuses:
+            self.ledger.take(_decode_status(line))
 
     def flush(self) -> None:
         """Write at once what is due to everyone."""

@@ -22,13 +22,15 @@ FEED_BITS: dict[Feed, int] = {feed: 1 << number for number, feed in enumerate(FE
 class Batch:
     """The frames of one log message.
 
-    `bits`: each frame's feed; `mask`: all of them; `broken`: links that did not fit the state.
+    `bits`: each frame's feed; `mask`: all of them; `broken`: links that did not fit the state;
+    `statuses`: the lines that are no market data.
     """
 
     frames: list[bytes] = field(default_factory=list)
     bits: list[int] = field(default_factory=list)
     mask: int = 0
     broken: int = 0
+    statuses: list[bytes] = field(default_factory=list)
 
     def of(self, mask: int) -> tuple[bytes, int]:
         """Return the joined frames of these feeds, in order, and how many there are."""
@@ -70,6 +72,8 @@ class Product:
             frame = line_frame(OP_OF_TYPE[head.type], line)
             if not self.feeds[bit].take(head, line, frame):
                 batch.broken += 1
+            if head.type == "status":
+                batch.statuses.append(line)
             batch.frames.append(frame)
             batch.bits.append(bit)
             batch.mask |= bit
