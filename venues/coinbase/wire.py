@@ -123,8 +123,8 @@ class Line(msgspec.Struct):
     """A line of MD_RAW with its frame understood; see `models.records.RawLine`."""
 
     ts_ingest: int
-    conn: str
-    n: int
+    conn: str = ""
+    n: int = 0
     frame: Frame | msgspec.UnsetType = msgspec.UNSET
     down: LineDown | None = None
     bad: BadFrame | None = None

@@ -3,10 +3,18 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from models import events
-from models.records import BadFrame, LineDown, frame_line, note_line
+from models.records import (
+    BadFrame,
+    LineDown,
+    ResyncMarker,
+    frame_line,
+    marker_line,
+    note_line,
+)
 from venues.coinbase.mapper import decode
 
 NOW = 1_790_733_824_000_000
@@ -138,3 +146,58 @@ def test_full_channel_messages_carry_their_sequence() -> None:
     """Every kind that is no print counts in the contiguous sequence."""
     for kind in ("received", "open", "done", "change"):
         assert one({"type": kind, "product_id": "BTC-USD", "sequence": 3}).seq == 3
+
+
+def marker(feed: Any, body: object) -> Any:
+    """Decode a recovery's answer."""
+    written = marker_line(NOW, ResyncMarker("id-1", feed, msgspec.Raw(json.dumps(body).encode())))
+    (event,) = decode(written, "BTC-USD")
+    return event
+
+
+REST_TRADE = {"trade_id": 5, "side": "buy", "size": "0.10", "price": "100.50", "time": TIME}
+REST_BOOK = {"bids": [["100.4", "1", 2]], "asks": [["100.60", "3", 1]], "sequence": 9, "time": TIME}
+
+
+def test_fetched_book_becomes_a_marker_with_its_time() -> None:
+    """Levels without their order counts, ordered by the venue's own time."""
+    event = marker("book", REST_BOOK)
+    assert isinstance(event, events.BookMarker)
+    assert (event.resync_id, event.last, event.conn) == ("id-1", True, "")
+    assert (event.bids, event.asks) == ([("100.4", "1")], [("100.60", "3")])
+    assert event.ts_event == NOW + 123_456
+
+
+def test_fetched_trades_name_the_taker_like_live_ones() -> None:
+    """REST has the maker's side too."""
+    event = marker("trades", [REST_TRADE, REST_TRADE | {"trade_id": 6}])
+    assert [trade.trade_id for trade in event.trades] == [5, 6]
+    assert event.trades[0].fields == one(MATCH).fields
+
+
+@pytest.mark.parametrize("trade", [REST_TRADE, None])
+def test_fetched_ticker_is_made_of_book_and_trade(trade: dict[str, Any] | None) -> None:
+    """The book gives the sequence and the best prices, the trade the rest."""
+    event = marker("ticker", {"book": REST_BOOK, "trade": trade})
+    fields = json.loads(event.ticker.fields)
+    assert event.ticker.seq == 9
+    assert fields["best_bid"] == {"px": 100.4, "qty": 1}
+    assert ("last_trade" in fields) == (trade is not None)
+
+
+@pytest.mark.parametrize(
+    ("feed", "body"),
+    [
+        ("book", {"bids": []}),
+        ("book", REST_BOOK | {"time": None}),
+        ("book", REST_BOOK | {"bids": [["x", "1", 1]]}),
+        ("trades", {"message": "NotFound"}),
+        ("trades", [REST_TRADE | {"price": "-1"}]),
+        ("ticker", []),
+    ],
+)
+def test_fetched_answer_that_cannot_be_read_is_invalid(feed: str, body: object) -> None:
+    """It opens nothing; the reason is kept."""
+    event = marker(feed, body)
+    assert isinstance(event, events.Invalid)
+    assert event.feed is None
