@@ -3,7 +3,20 @@
 A feed calls; a sink stores. Calls are synchronous because there is one per frame.
 """
 
+from collections.abc import Callable
 from typing import Protocol
+
+Routed = tuple[str, tuple[str, ...], int | None]
+"""What ingest reads of a frame: its kind, for metrics; the products it speaks of (none at all: the
+whole connection, so every product of it); and its number, where the venue numbers all frames of a
+connection."""
+
+Route = Callable[[bytes], Routed]
+"""Reads a frame that far, at the cost of one pass.
+
+Raises:
+    msgspec.DecodeError: it is no JSON, or not in the venue's shape.
+"""
 
 
 class FrameSink(Protocol):

@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     """Feed used while the primary cannot be reached."""
     coinbase_rest_url: str = "https://api.exchange.coinbase.com"
     """Base address of the REST API."""
+    coinbase_rest_per_s: float = Field(8.0, gt=0)
+    """REST requests per second over all workers; the venue allows 10 per address."""
+    coinbase_rest_timeout_s: float = Field(10.0, gt=0)
+    """How long one REST answer may take."""
     coinbase_products: Words = ("BTC-USD", "ETH-USD")
     """Products to subscribe to, comma-separated."""
     coinbase_channels: Words = ("ticker", "heartbeat", "level2_batch")
@@ -68,6 +72,13 @@ class Settings(BaseSettings):
     shard_index: int = Field(0, ge=0)
     """The shard of this normalizer."""
 
+    temporal_address: str = "127.0.0.1:7233"
+    """Frontend of the Temporal server."""
+    temporal_namespace: str = "default"
+    """Namespace of the workflows; it must exist."""
+    temporal_ui_url: str = "http://127.0.0.1:8233"
+    """Where a person sees the workflows; only links are made of it."""
+
     ws_max_msgs_per_sec: int = Field(100, ge=1)
     """Client messages per second that the gateway accepts from one connection."""
     ws_burst: int = Field(200, ge=1)
@@ -83,6 +94,11 @@ class Settings(BaseSettings):
 
     sim_port: int = Field(8900, ge=0, le=65535)
     """Port of the simulated exchange."""
+
+    ingest_venue: Literal["coinbase", "coinbase-advanced"] = "coinbase"
+    """Which feed the ingestor takes in and the normalizer reads: Exchange's or Advanced Trade's."""
+    coinbase_advanced_ws: str = "wss://advanced-trade-ws.coinbase.com"
+    """Feed of Advanced Trade."""
 
     @field_validator("coinbase_products", "coinbase_channels", "nats_urls", mode="before")
     @classmethod

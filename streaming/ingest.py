@@ -1,8 +1,9 @@
 """Ingest: venue frames into MD_RAW, verbatim, one line each, per product in order.
 
-A sink for a venue's feed client. Knows of a frame only its product and type; what the frame
-means is the normalizer's business. When the log is away the venue's socket is not read, so
-nothing is dropped here silently.
+A sink for a venue's feed client. Knows of a frame only what the venue's `route` reads of it:
+kind, products, and the number where the venue numbers a connection's frames; what the frame means
+is the normalizer's business. A frame of several products is stored once for each. When the log is
+away the venue's socket is not read, so nothing is dropped here silently.
 """
 
 import asyncio
@@ -13,10 +14,12 @@ from collections.abc import Iterable
 import msgspec
 import structlog
 
-from models.records import BadFrame, LineDown, frame_line, note_line
+from models.feed import Route, Routed
+from models.records import BadFrame, LineDown, LostFrames, frame_line, note_line
 from models.subjects import META_PRODUCT, SubjectError, raw_subject, shard_of, token
 from streaming.broker.log import Log
 from streaming.broker.outbox import Budget, Outbox
+from streaming.core.connection import ConnectionCounter, Lost
 from streaming.deadletters import DeadLetters
 from streaming.metrics import Counts
 
@@ -25,13 +28,25 @@ MAX_WAITING_BYTES = 64 * 1024**2
 
 
 class _Head(msgspec.Struct):
-    """What routing needs of a frame."""
+    """What routing needs of a frame that belongs to one product."""
 
     type: str = ""
     product_id: str = META_PRODUCT
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
+
+
+def by_product_id(frame: bytes) -> Routed:
+    """Route a frame that names its `type` and its one `product_id` itself, if it has one.
+
+    Raises:
+        msgspec.DecodeError: it is no JSON, or one of the two is no text.
+    """
+    head = _decode_head(frame)
+    return head.type, (head.product_id,), None
+
+
 _product_in = re.compile(rb'"product_id"\s*:\s*"([A-Za-z0-9_-]{1,64})"').search
 _log = structlog.get_logger(__name__)
 
@@ -46,20 +61,29 @@ class Ingest:
         products: Iterable[str],
         shard_count: int,
         tasks: asyncio.TaskGroup,
+        *,
+        route: Route = by_product_id,
     ) -> None:
+        """Prepare; `tasks` takes the outboxes, `route` reads the venue's frames."""
         self._log = log
+        self._route = route
         self._venue = venue
         self._tasks = tasks
         self._shard_count = shard_count
         self._budget = Budget(MAX_WAITING_BYTES)
         self._outboxes: dict[str, Outbox] = {}
         self._numbers: dict[str, Counter[str]] = {}
+        self._counters: dict[str, ConnectionCounter] = {}
         self.dead = DeadLetters(log, venue, tasks)
         self.counts = Counts(
             "md_ingest_messages_total", "Frames stored in MD_RAW", ("venue", "channel")
         )
+        self.lost = Counts(
+            "md_ingest_lost_frames_total", "Frames that a connection's own count misses", ("venue",)
+        )
         for product in (*products, META_PRODUCT):
             self._outboxes[product] = self._outbox(product)
+        self._all = tuple(self._outboxes)
 
     def _outbox(self, product: str) -> Outbox:
         shard = shard_of(self._venue, product, self._shard_count)
@@ -69,30 +93,56 @@ class Ingest:
     def opened(self, conn: str) -> None:
         """Begin to count the records of a connection."""
         self._numbers[conn] = Counter()
+        self._counters[conn] = ConnectionCounter()
         _log.info("feed connected", venue=self._venue, conn=conn)
 
     def frame(self, ts_ingest_us: int, conn: str, frame: bytes) -> None:
         """Store one frame, or keep it as a dead letter with the reason."""
         try:
-            head = _decode_head(frame)
+            kind, products, sequence_num = self._route(frame)
             frame.isascii() or frame.decode()
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._malformed(ts_ingest_us, conn, frame, str(error))
             return
-        product = head.product_id
-        outbox = self._outboxes.get(product)
-        if outbox is None:
-            self.dead.add(
-                "unexpected_product", f"nobody asked for {product!r}", frame, _safe(product)
-            )
+        if sequence_num is not None and not self._is_news(ts_ingest_us, conn, sequence_num, frame):
             return
         if b"\n" in frame or b"\r" in frame:
             # Between JSON's tokens only, where a space means the same; inside text it is illegal.
             frame = frame.replace(b"\n", b" ").replace(b"\r", b" ")
-        numbers = self._numbers[conn]
-        number = numbers[product] = numbers[product] + 1
-        outbox.put(frame_line(ts_ingest_us, conn, number, frame))
-        self.counts.values[self._venue, head.type] += 1
+        numbers, outboxes, stored = self._numbers[conn], self._outboxes, False
+        for product in products or self._all:
+            outbox = outboxes.get(product)
+            if outbox is None:
+                self._unexpected(product, frame)
+                continue
+            number = numbers[product] = numbers[product] + 1
+            outbox.put(frame_line(ts_ingest_us, conn, number, frame))
+            stored = True
+        if stored:
+            self.counts.values[self._venue, kind] += 1
+
+    def _unexpected(self, product: str, frame: bytes) -> None:
+        detail = f"nobody asked for {product!r}"
+        self.dead.add("unexpected_product", detail, frame, _safe(product))
+
+    def _is_news(self, ts_us: int, conn: str, number: int, frame: bytes) -> bool:
+        """Compare with the connection's own count; every product is told of a loss.
+
+        A frame that came before, or late, would put back what is past: it is kept as a dead letter.
+        """
+        verdict = self._counters[conn].offer(number)
+        if verdict == "next":
+            return True
+        if not isinstance(verdict, Lost):
+            detail = f"sequence_num {number} of connection {conn} is not above the newest"
+            self.dead.add("repeated_frame", detail, frame)
+            return False
+        note = _lost_note(conn, verdict)
+        self.lost.values[self._venue,] += verdict.count
+        _log.warning("frames lost", venue=self._venue, conn=conn, detail=note.detail)
+        for product in self._all:
+            self._note(product, ts_us, conn, note)
+        return True
 
     def _malformed(self, ts_us: int, conn: str, frame: bytes, detail: str) -> None:
         """Keep what is no JSON; the product it names is told, for its book may have changed."""
@@ -113,7 +163,7 @@ class Ingest:
         for product in self._outboxes:
             if self._numbers[conn][product]:
                 self._note(product, ts_ingest_us, conn, LineDown(reason))
-        del self._numbers[conn]
+        del self._numbers[conn], self._counters[conn]
 
     def _note(self, product: str, ts_us: int, conn: str, note: LineDown | BadFrame) -> None:
         numbers = self._numbers[conn]
@@ -129,6 +179,15 @@ class Ingest:
         for outbox in self._outboxes.values():
             await outbox.flush()
         await self.dead.flush()
+
+
+def _lost_note(conn: str, lost: Lost) -> LostFrames:
+    after, before = lost.after, lost.before
+    if lost.count:
+        detail = f"sequence_num {after + 1} to {before - 1} of connection {conn} never came"
+    else:
+        detail = f"sequence_num of connection {conn} began anew at {before} after {after}"
+    return LostFrames("connection_gap", detail, after, before)
 
 
 def _safe(product: str) -> str:

@@ -4,11 +4,18 @@ The hot path counts in dictionaries, which costs a tenth of a labelled counter's
 collector turns them into samples at scrape time.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 
 class Counts:
@@ -46,7 +53,28 @@ class Readings:
         yield family
 
 
-def serve_metrics(port: int, collectors: Iterable[Counts | Readings]) -> None:
+class Durations:
+    """One histogram of seconds; `observe` adds to it. `bounds`: upper ends of its buckets."""
+
+    def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
+        self._name, self._text, self._bounds = name, text, bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the samples of this moment."""
+        family = HistogramMetricFamily(self._name, self._text)
+        ends = [*map(str, self._bounds), "+Inf"]
+        family.add_metric([], list(zip(ends, accumulate(self._counts), strict=True)), self._sum)
+        yield family
+
+
+def serve_metrics(port: int, collectors: Iterable[Counts | Readings | Durations]) -> None:
     """Serve /metrics on loopback; port 0 means not at all."""
     if port == 0:
         return

@@ -7,48 +7,23 @@ from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from streaming.ingest import Ingest
 from streaming.metrics import serve_metrics
-from venues.coinbase.auth import Credentials
-from venues.coinbase.feed import CoinbaseFeed, FeedConfig
-from venues.coinbase.mapper import VENUE
+from venues.coinbase.feed import CoinbaseFeed
 from workers.process import STOP_WITHIN_S, run_worker
-
-
-def feed_config(settings: Settings) -> FeedConfig:
-    """Return what the feed needs of the settings.
-
-    Raises:
-        FeedConfigError, CredentialsError: a setting cannot be used; the text names it.
-    """
-    key, secret = settings.coinbase_api_key, settings.coinbase_api_secret
-    passphrase = settings.coinbase_api_passphrase
-    credentials = None
-    if key is not None and secret is not None and passphrase is not None:
-        credentials = Credentials(
-            key.get_secret_value(), secret.get_secret_value(), passphrase.get_secret_value()
-        )
-    return FeedConfig(
-        primary=settings.coinbase_ws_primary,
-        fallback=settings.coinbase_ws_fallback,
-        products=settings.coinbase_products,
-        channels=settings.coinbase_channels,
-        credentials=credentials,
-        line=settings.ingest_line,
-        max_frame_bytes=settings.coinbase_max_frame_bytes,
-        silence_s=settings.coinbase_silence_s,
-    )
+from workers.venue import VENUES, feed_config
 
 
 async def ingest(settings: Settings, stop: asyncio.Event) -> None:
     """Keep the feed of these settings open and store what it brings until told to stop."""
-    config = feed_config(settings)
+    config, venue = feed_config(settings), VENUES[settings.ingest_venue]
     name = f"ingestor-{settings.ingest_line}"
     async with (
         await JetStreamLog.connect(settings.nats_urls, name=name) as log,
         asyncio.TaskGroup() as tasks,
     ):
         await log.ensure_streams(settings)
-        sink = Ingest(log, VENUE, settings.coinbase_products, settings.shard_count, tasks)
-        serve_metrics(settings.metrics_port, (sink.counts, sink.dead.counts))
+        products, shards = settings.coinbase_products, settings.shard_count
+        sink = Ingest(log, venue.name, products, shards, tasks, route=venue.route)
+        serve_metrics(settings.metrics_port, (sink.counts, sink.lost, sink.dead.counts))
         feeding = tasks.create_task(CoinbaseFeed(config, sink).run())
         await stop.wait()
         feeding.cancel()

@@ -1,8 +1,8 @@
 """The Coinbase WebSocket feed: keeps one line of market data open, for ever.
 
 Owns connecting, the subscribe, the watchdog and reconnecting; hands frames on verbatim and never
-reads prices. The socket itself is in socket.py, when and where to reconnect in backoff.py; frames
-are read in mapper.py.
+reads prices. The socket itself is in socket.py, when and where to reconnect in backoff.py, what is
+said to the venue in dialect.py; frames are read in mapper.py.
 """
 
 import asyncio
@@ -19,12 +19,10 @@ import structlog
 from picows import WSInvalidStatusError
 
 from models.feed import FrameSink
-from venues.coinbase.auth import Credentials, now_text, sign_subscribe
+from venues.coinbase.auth import Credentials
 from venues.coinbase.backoff import Attempt, BackoffSettings, Outcome, ReconnectPlan
+from venues.coinbase.dialect import Accepted, Complaint, Dialect, ExchangeDialect
 from venues.coinbase.socket import FeedSocket, MessageFault
-
-HEARTBEAT: Final = "heartbeat"
-"""Always subscribed to: one message a second and product tells a quiet market from a dead line."""
 
 MAX_ERROR_BYTES: Final = 4096
 """A venue's error is a sentence; longer frames are not searched for one once data flows."""
@@ -53,6 +51,10 @@ class FeedConfig:
     """Tried as soon as the primary fails."""
     credentials: Credentials | None = None
     """Signs the subscribe; the authenticated channels need it."""
+    dialect: Dialect = field(default_factory=ExchangeDialect)
+    """What is said to the venue, and how its answers are read."""
+    setting: str = "COINBASE_WS_PRIMARY"
+    """The setting that `primary` comes from, for whoever has to correct it."""
     line: str = "a"
     """Name of the line, the first part of each connection's id."""
     max_frame_bytes: int = 64 * 1024 * 1024
@@ -71,10 +73,10 @@ class FeedConfig:
 
     def __post_init__(self) -> None:
         """Refuse at the start what would otherwise fail again and again."""
-        for name, url in (("PRIMARY", self.primary), ("FALLBACK", self.fallback)):
+        for name, url in ((self.setting, self.primary), ("COINBASE_WS_FALLBACK", self.fallback)):
             parts = urlsplit(url) if url is not None else None
             if parts and (parts.scheme not in ("ws", "wss") or not parts.hostname):
-                raise FeedConfigError(f"COINBASE_WS_{name}={url!r} is no ws:// or wss:// address")
+                raise FeedConfigError(f"{name}={url!r} is no ws:// or wss:// address")
         if not self.products or not self.channels:
             raise FeedConfigError("COINBASE_PRODUCTS and COINBASE_CHANNELS must not be empty")
         if not self.line.replace("-", "").isalnum() or not self.line.isascii():
@@ -211,7 +213,9 @@ class _Connection:
     def _open(self) -> None:
         """Subscribe before anything else, so that the venue's 5 s never run out."""
         self._since_s = self._alive_s = self._loop.time()
-        self._socket.send(_subscribe_text(self._config))
+        config = self._config
+        for text in config.dialect.subscribe(config.products, config.channels, config.credentials):
+            self._socket.send(text)
         self._sink.opened(self.conn)
         self.opened = True
         self._timer = self._loop.call_later(self._tick_s, self._tick)
@@ -242,16 +246,15 @@ class _Connection:
     def _notice(self, data: bytes) -> None:
         """Look for the venue's answer to the subscribe, and for its errors."""
         try:
-            notice = _decode_notice(data)
+            answer = self._config.dialect.answer(data)
         except msgspec.MsgspecError:
             return  # malformed frames are counted by those who read them
-        if notice.type == "error":
-            sentence = ": ".join(part for part in (notice.message, notice.reason) if part)
-            _log.error("venue reports an error", conn=self.conn, error=sentence)
-            self._refusal = sentence
-        elif notice.type == "subscriptions" and notice.channels:
+        if isinstance(answer, Complaint):
+            _log.error("venue reports an error", conn=self.conn, error=answer.sentence)
+            self._refusal = answer.sentence
+        elif isinstance(answer, Accepted):
             self._acked = True
-        elif notice.type == "subscriptions":
+        elif answer is not None:
             self._rejected = True
             self._end(f"subscription refused: {self._refusal or 'no channel was accepted'}")
 
@@ -288,30 +291,6 @@ class _Connection:
         """End this connection now; `run` returns the reason."""
         self._death = self._death or reason
         self._arrived.set()
-
-
-class _Notice(msgspec.Struct):
-    """What the feed itself reads of a frame."""
-
-    type: str = ""
-    message: str = ""
-    reason: str = ""
-    channels: list[msgspec.Raw] = []
-
-
-_decode_notice = msgspec.json.Decoder(_Notice).decode
-
-
-def _subscribe_text(config: FeedConfig) -> str:
-    """Write the one subscribe message of a connection."""
-    message: dict[str, object] = {
-        "type": "subscribe",
-        "product_ids": config.products,
-        "channels": tuple(dict.fromkeys((*config.channels, HEARTBEAT))),
-    }
-    if config.credentials is not None:
-        message |= sign_subscribe(config.credentials, now_text())
-    return msgspec.json.encode(message).decode()
 
 
 def _is_utf8(data: bytes) -> bool:

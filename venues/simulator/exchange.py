@@ -4,7 +4,7 @@ Pure: takes `now_us`, hands finished messages to an `Emitter`. Everything that o
 emitted before it returns, so a book read between two steps agrees with all that was said.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from models.numbers import us_to_iso
@@ -54,6 +54,8 @@ class Exchange:
     def __init__(self, markets: Iterable[Market], emitter: Emitter, *, kept: int = 100_000) -> None:
         self.listed = {market.product.id: Listed(market, kept) for market in markets}
         self._emitter = emitter
+        self.watchers: list[Callable[[Listed, Outcome, int], None]] = []
+        """Called with what each step did, once this feed has said it, and the time."""
 
     def live_through(self, start_us: int, end_us: int, trades: int) -> None:
         """Trade a past that nobody heard, so that REST has a history from the first second."""
@@ -69,6 +71,8 @@ class Exchange:
         time = us_to_iso(now_us)
         self._say_trades(listed, outcome, time, now_us)
         self._say_levels(listed, outcome.changes, time, now_us)
+        for watch in self.watchers:
+            watch(listed, outcome, now_us)
         return len(outcome.events)
 
     def flush_levels(self, product: str) -> None:

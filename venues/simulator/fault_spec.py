@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from venues.simulator.advanced_channels import CHANNELS as ADVANCED_CHANNELS
 from venues.simulator.channels import canonical
 from venues.simulator.garbage import Variant
 
@@ -48,7 +49,8 @@ class FaultSpec(BaseModel):
     product: str | None = None
     channel: str | None = None
     type: str | None = None
-    """Message type, such as l2update; must be given to hit what follows an acknowledgement."""
+    """Message type, such as l2update (on Advanced Trade the frame's `channel`, such as l2_data);
+    must be given to hit what comes with an acknowledgement."""
     conn: int | None = None
     """Number of one connection, as GET /sim/status lists them."""
     count: int | None = Field(None, ge=1)
@@ -79,7 +81,7 @@ class FaultSpec(BaseModel):
     def _channel(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        name = canonical(value)
+        name = value if value in ADVANCED_CHANNELS else canonical(value)
         if name is None:
             raise ValueError(f"{value!r} is not a channel")
         return name

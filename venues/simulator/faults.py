@@ -4,7 +4,7 @@ Pure: takes the time, touches no socket. Faults act on delivery only; the market
 truth know nothing of them (except `delist`, which also halts the product).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,6 +36,8 @@ class Said(NamedTuple):
     text: str
     bad: bool = False
     """Made by a fault; no other fault touches it."""
+    numbers: Mapping[int, int] | None = None
+    """Its number on each connection that counts its messages."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class Fault:
             return False
         if spec.type is None:
             return not greeting or spec.kind == "stall"
-        return said.text.startswith(f'{{"type":"{spec.type}"')
+        return said.text.startswith((f'{{"type":"{spec.type}"', f'{{"channel":"{spec.type}"'))
 
     def describe(self, now_us: int) -> dict[str, object]:
         """Return what GET /sim/faults shows."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from venues.simulator.channels import Key
 from venues.simulator.faults import Fault, Faults, Said
+from venues.simulator.numbering import numbered
 from venues.simulator.truth import Truth
 
 
@@ -23,6 +24,9 @@ class Subscriber(Protocol):
 
     def push(self, text: str) -> None:
         """Take one frame for delivery."""
+
+    def take_number(self) -> int | None:
+        """Return the number of the next message, or none where connections do not count."""
 
     def cut(self, code: int | None) -> None:
         """End the connection: with a close code, or without a word."""
@@ -49,6 +53,10 @@ class Hub:
             return True
         return self._truth is not None and self._truth.keeps(channel)
 
+    def hears(self, channel: str, product: str) -> bool:
+        """Tell whether anyone is subscribed."""
+        return (channel, product) in self._by_key
+
     def emit(self, channel: str, product: str, frame: str) -> None:
         """Count a message, write it down and deliver it."""
         self.emit_to(((channel, product),), frame)
@@ -68,18 +76,20 @@ class Hub:
             return
         if self.faults.quiet:
             for subscriber in list(reached.values()):
-                subscriber.push(frame)
+                number = subscriber.take_number()
+                subscriber.push(frame if number is None else numbered(frame, number))
         else:
             self._deliver(Said(*first, frame), reached, now)
 
     def greet(self, subscriber: Subscriber, said: Said) -> None:
         """Deliver a message that belongs to one connection's subscribing."""
+        said = _counted(said, (subscriber,))
         if self.faults.quiet:
-            subscriber.push(said.text)
+            _push(subscriber, said)
             return
         now = self._clock()
         for out in self.faults.alter(said, subscriber.number, now, greeting=True):
-            subscriber.push(out.text)
+            _push(subscriber, out)
 
     def add(self, subscriber: Subscriber, key: Key) -> None:
         """Subscribe a connection."""
@@ -125,18 +135,36 @@ class Hub:
                 for subscriber in list(members.values()):
                     if conn in {None, subscriber.number}:
                         for said in messages:
-                            subscriber.push(said.text)
+                            _push(subscriber, said)
             fault.held.clear()
 
     def _deliver(self, said: Said, reached: dict[int, Subscriber], now: int) -> None:
         self.tidy()
+        said = _counted(said, reached.values())
         for shared in self.faults.alter(said, None, now):
             for subscriber in list(reached.values()):
                 for out in self.faults.alter(shared, subscriber.number, now):
-                    subscriber.push(out.text)
+                    _push(subscriber, out)
 
     def _listens(self, subscriber: Subscriber, channel: str | None, product: str | None) -> bool:
         return any(
             subscriber.number in members and channel in {None, key[0]} and product in {None, key[1]}
             for key, members in self._by_key.items()
         )
+
+
+def _counted(said: Said, subscribers: Iterable[Subscriber]) -> Said:
+    """Give the message its number on each connection that counts, before any fault sees it."""
+    numbers = {
+        subscriber.number: number
+        for subscriber in subscribers
+        if (number := subscriber.take_number()) is not None
+    }
+    return said._replace(numbers=numbers) if numbers else said
+
+
+def _push(subscriber: Subscriber, said: Said) -> None:
+    if said.numbers is None:
+        subscriber.push(said.text)
+    elif subscriber.number in said.numbers:
+        subscriber.push(numbered(said.text, said.numbers[subscriber.number]))

@@ -1,5 +1,7 @@
 """Runs a simulated exchange on one port: WebSocket at `/`, REST, and `/sim/…` to steer it.
 
+Advanced Trade's WebSocket is at `/advanced`, on the same markets.
+
 `Simulator` is for other programs and tests, `serve` for a process of its own.
 """
 
@@ -8,6 +10,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Self
 
 import uvicorn
@@ -16,6 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from venues.simulator import control, pulse, rest
+from venues.simulator.advanced_session import AdvancedSession
 from venues.simulator.config import SimConfig
 from venues.simulator.session import Session
 from venues.simulator.truth import Truth
@@ -99,6 +103,11 @@ class Simulator:
         return f"ws://{self.venue.config.host}:{self.port}"
 
     @property
+    def advanced_ws_url(self) -> str:
+        """Address of Advanced Trade's feed."""
+        return f"{self.ws_url}/advanced"
+
+    @property
     def rest_url(self) -> str:
         """Base address of REST, and of `/sim`."""
         return f"http://{self.venue.config.host}:{self.port}"
@@ -175,9 +184,16 @@ class Simulator:
         rest.mount(app, self.venue, self.venue.stale)
         control.mount(app, self.venue)
         app.websocket("/")(self._connect)
+        app.websocket("/advanced")(self._connect_advanced)
         return app
 
     async def _connect(self, websocket: WebSocket) -> None:
+        await self._serve(websocket, Session)
+
+    async def _connect_advanced(self, websocket: WebSocket) -> None:
+        await self._serve(websocket, partial(AdvancedSession, self.venue.advanced))
+
+    async def _serve(self, websocket: WebSocket, make: Callable[..., Session]) -> None:
         venue = self.venue
         client = websocket.client.host if websocket.client else ""
         if not venue.doors.may_connect(client, venue.clock() / 1e6):
@@ -186,7 +202,7 @@ class Simulator:
         await websocket.accept()
         self._numbers += 1
         abort: Callable[[], None] = websocket.scope["extensions"][_ABORT]["call"]
-        session = Session(
+        session = make(
             self._numbers,
             websocket,
             venue.hub,
@@ -214,6 +230,8 @@ def _timers(venue: Venue) -> list[Coroutine[None, None, None]]:
         pulse.beat(venue),
         pulse.repeat(pulse.LEVEL2_BATCH_S, venue.flush_levels),
         pulse.repeat(pulse.TICKER_BATCH_S, venue.flush_tickers),
+        pulse.repeat(pulse.ADVANCED_TRADES_S, venue.flush_advanced),
+        pulse.repeat(pulse.ADVANCED_TICKER_BATCH_S, venue.flush_advanced_tickers),
     ]
 
 

@@ -79,6 +79,10 @@ class Session:
             self._close_code = code
         self._ready.set()
 
+    def take_number(self) -> int | None:
+        """Return the number that the next message gets: none here, messages have their own."""
+        return None
+
     def describe(self) -> dict[str, object]:
         """Return what GET /sim/status shows of this connection."""
         client = self._socket.client

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from venues.simulator import cassette
+from venues.simulator.advanced_desk import AdvancedDesk
 from venues.simulator.catalogue import Product
 from venues.simulator.config import SimConfig
 from venues.simulator.exchange import Exchange
@@ -63,6 +64,7 @@ class Venue:
         self.faults = Faults()
         self.hub = Hub(self.faults, self.truth, self.clock)
         self.exchange = Exchange(self._markets(), self.hub, kept=config.trades_kept)
+        self.advanced = AdvancedDesk(self.exchange, self.hub)
         self.stale = StaleBooks(self.faults, self.exchange.listed)
         self.doors = Doors(config.limits)
         self.running = asyncio.Event()
@@ -91,6 +93,7 @@ class Venue:
         self.running.clear()
         self.flush_levels()
         self.flush_tickers()
+        self.flush_advanced()
         self.hub.tidy()
         self.flush_truth()
 
@@ -139,14 +142,24 @@ class Venue:
         for name in self.trading():
             self.exchange.flush_ticker(name)
 
+    def flush_advanced(self) -> None:
+        """Send Advanced Trade's pending prints."""
+        self.advanced.flush_trades(self.clock())
+
+    def flush_advanced_tickers(self) -> None:
+        """Send Advanced Trade's `ticker_batch`."""
+        self.advanced.flush_tickers(self.clock())
+
     def beat(self, time_us: int) -> None:
-        """Send every product's heartbeat."""
+        """Send every product's heartbeat, and every Advanced Trade connection's."""
+        self.advanced.beat(time_us)
         for name in self.trading():
             self.exchange.beat(name, time_us)
 
     def say_status(self) -> None:
-        """Send the `status` channel's message."""
+        """Send the `status` channels' messages."""
         self.exchange.say_status(self.listings())
+        self.advanced.say_status(self.listings(), self.clock())
 
     def flush_truth(self) -> None:
         """Hand the ground truth to the operating system."""

@@ -1,0 +1,1 @@
+"""Tests of the Coinbase adapters' pure parts."""

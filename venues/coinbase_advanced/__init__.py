@@ -1,0 +1,1 @@
+"""Coinbase Advanced Trade: wire types, mapping, routing, and what its feed is told."""
