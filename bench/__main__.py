@@ -9,11 +9,14 @@ from bench.harness import Benchmark, machine, merge
 from bench.latency import venue_to_subscriber
 from bench.pipeline import ingest_normalize
 from bench.resubscribe import resubscribe
+from bench.resync import resync, resync_storm
 
 BENCHMARKS: dict[str, Benchmark] = {
     "ingest-normalize": ingest_normalize,
     "venue-to-subscriber": venue_to_subscriber,
     "resubscribe": resubscribe,
+    "resync": resync,
+    "resync-storm": resync_storm,
 }
 
 

@@ -3,6 +3,7 @@
 import typer
 
 from cli import sim
+from cli.resync import resync, resyncs
 from cli.up import up
 from cli.watch import watch
 
@@ -14,6 +15,8 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(watch)
+app.command()(resync)
+app.command()(resyncs)
 app.command()(sim.record)
 app.add_typer(sim.app, name="sim")
 

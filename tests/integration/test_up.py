@@ -21,12 +21,12 @@ PORTS = ("gateway", "temporal-ui", "temporal", "nats", "s3", "sim", "metrics")
 
 
 def metrics_base() -> int:
-    """Return a port whose successor is free too: the workers' metrics need both."""
+    """Return a port whose two successors are free too: the workers' metrics need all."""
     for _ in range(50):
         port = free_port()
-        if port < 65535 and not _taken(port + 1):
+        if port < 65534 and not _taken(port + 1) and not _taken(port + 2):
             return port
-    raise AssertionError("no two free ports in a row")
+    raise AssertionError("no three free ports in a row")
 
 
 def _taken(port: int) -> bool:
@@ -76,7 +76,8 @@ async def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(
     """Data flows; a killed gateway comes back; Ctrl-C ends every process; status 0."""
     children = pids(await told(stack, "Ctrl-C stops everything"))
     assert set(children) == {
-        *("nats", "s3", "temporal", "simulator", "normalizer-0", "gateway", "ingestor")
+        *("nats", "s3", "temporal", "simulator", "normalizer-0"),
+        *("temporal-worker", "gateway", "ingestor"),
     }
     subscriber = Subscriber(f"ws://127.0.0.1:{ports['gateway']}/ws")
 
@@ -92,12 +93,12 @@ async def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(
     await ticks(50)
     assert subscriber.verifier.broken == 0
     family = psutil.Process(stack.pid).children(recursive=True)
-    assert len(family) >= 7
+    assert len(family) >= 8
     os.kill(stack.pid, signal.SIGINT)
     await eventually(lambda: stack.returncode is not None, within_s=40)
     assert stack.returncode == 0
     assert [process for process in family if process.is_running()] == []
-    for name in ("ingestor", "normalizer-0"):
+    for name in ("ingestor", "normalizer-0", "temporal-worker"):
         lines = (tmp_path / "data" / "logs" / f"{name}.log").read_text().splitlines()
         assert json.loads(lines[-1])["event"] == "stopped"
 

@@ -1,0 +1,1 @@
+"""Side effects of the workflows: each activity does one thing, can be repeated, and heartbeats."""

@@ -1,0 +1,126 @@
+"""A thousand gaps, repaired by workflows while the market goes on, and nothing lost."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from models.canonical import Snapshot, Status, Tick
+from models.subjects import ticks_subject
+from streaming.core.book import Book
+from tests.chains import messages
+from tests.servers import eventually
+from tests.stack import Stack, audit, canonical, emitted, exact, running, settled
+
+PRODUCTS = [f"C{number:02}-USD" for number in range(20)]
+ROUNDS = 25
+"""Each round opens one gap of the trades and one of the book on every product."""
+
+TRADES = {"kind": "drop", "channel": "matches"}
+BOOK = {"kind": "garbage", "channel": "level2", "variant": "bad_number", "replace": True}
+
+
+async def gaps(stack: Stack) -> list[dict[str, object]]:
+    """Return the gateway's ledger."""
+    listed: list[dict[str, object]] = await stack.gateway("/v1/resyncs")
+    return listed
+
+
+async def one_round(stack: Stack, number: int) -> None:
+    """Open one gap on each feed of each product and wait until all are closed."""
+    faults = [
+        fault | {"product": product, "count": 1} for fault in (TRADES, BOOK) for product in PRODUCTS
+    ]
+    await asyncio.gather(*(stack.simulator("POST", "/sim/faults", fault) for fault in faults))
+    expected = 2 * len(PRODUCTS) * (number + 1)
+
+    async def closed() -> bool:
+        await asyncio.sleep(0.1)  # the ledger grows; to ask for it more often would be a load
+        ledger = await gaps(stack)
+        return len(ledger) >= expected and all(gap["closed_us"] for gap in ledger)
+
+    await eventually(closed, within_s=60)
+
+
+@pytest.mark.timeout(300)
+async def test_a_thousand_gaps_are_repaired_once_each_and_nothing_is_lost(tmp_path: Path) -> None:
+    """One completed workflow per gap; trades complete; books equal to the exchange's."""
+    channels = ("ticker", "heartbeat", "level2", "matches")
+    options = ("--rate", "2600", "--trade-share", "0.3")
+    async with running(tmp_path, PRODUCTS, channels, options, recovery=True) as stack:
+        await asyncio.sleep(2)
+        for number in range(ROUNDS):
+            await one_round(stack, number)
+        await settled(stack)
+        parts = await canonical(stack)
+        books = {
+            product: await stack.simulator("GET", f"/products/{product}/book?level=2")
+            for product in PRODUCTS
+        }
+        outcomes = await workflows(stack)
+    truth = emitted(stack.truth_file, "level2")
+    result = audit([line for part in parts.values() for line in part], truth)
+    assert result.open_gaps == 0
+    states = [told for part in parts.values() for told in gap_states(part)]
+    opened = {name for name, state in states if state == "gap"}
+    assert len(opened) == 2 * len(PRODUCTS) * ROUNDS == 1000
+    assert opened == {name for name, state in states if state == "live"}
+    # Nobody repairs the same gap twice, and nobody leaves one unrepaired.
+    assert outcomes == dict.fromkeys(opened, (1, WorkflowExecutionStatus.COMPLETED))
+    for product in PRODUCTS:
+        lines = parts[ticks_subject(0, "coinbase", product)]
+        assert_trades_complete(lines, truth.keys[product, "trades"])
+        assert_book_equals(lines, books[product])
+
+
+def gap_states(lines: list[bytes]) -> list[tuple[str, str]]:
+    """Return (gap, state) of each status line that names a gap."""
+    return [
+        (message.resync_id, message.state)
+        for message in messages(line for line in lines if b'"type":"status"' in line)
+        if isinstance(message, Status) and message.resync_id
+    ]
+
+
+async def workflows(stack: Stack) -> dict[str, tuple[int, WorkflowExecutionStatus | None]]:
+    """Return, per workflow id, how many runs there were and how the last one ended."""
+    client = await Client.connect(
+        f"127.0.0.1:{stack.temporal_port}", data_converter=pydantic_data_converter
+    )
+    runs: Counter[str] = Counter()
+    ends: dict[str, WorkflowExecutionStatus | None] = {}
+
+    async def all_ended() -> bool:
+        runs.clear()
+        async for execution in client.list_workflows('WorkflowType = "GapResyncWorkflow"'):
+            runs[execution.id] += 1
+            ends[execution.id] = execution.status
+        return WorkflowExecutionStatus.RUNNING not in ends.values()
+
+    await eventually(all_ended, within_s=60)
+    return {name: (runs[name], ends[name]) for name in runs}
+
+
+def assert_trades_complete(lines: list[bytes], emitted_ids: list[int]) -> None:
+    """Assert that no print of the exchange is missing between the first and the last."""
+    ids = [
+        message.fields.last_trade.id
+        for message in messages(line for line in lines if b'"feed":"trades"' in line)
+        if isinstance(message, Tick) and message.fields.last_trade is not None
+    ]
+    assert ids == emitted_ids[emitted_ids.index(ids[0]) :]
+
+
+def assert_book_equals(lines: list[bytes], rest: dict[str, list[tuple[str, str, int]]]) -> None:
+    """Assert that the canonical log ends with the exchange's own book."""
+    book = Book()
+    for message in messages(line for line in lines if b'"feed":"book"' in line):
+        if isinstance(message, Snapshot):
+            book = Book(message.state.bids or (), message.state.asks or ())
+        elif isinstance(message, Tick):
+            book.apply(message.fields.changes or [])
+    assert exact(book.bids()) == exact([(row[0], row[1]) for row in rest["bids"]])
+    assert exact(book.asks()) == exact([(row[0], row[1]) for row in rest["asks"]])

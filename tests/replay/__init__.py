@@ -1,0 +1,1 @@
+"""Recorded histories, and the test that today's code still fits them."""

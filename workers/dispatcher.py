@@ -1,0 +1,71 @@
+"""Turns each request on MD_RESYNC into a workflow; repeats of a request are one workflow.
+
+A request leaves the queue only when its workflow has been started or exists. While Temporal is
+away requests wait in the queue, and come again by themselves.
+"""
+
+import asyncio
+from contextlib import aclosing
+
+import msgspec
+import structlog
+from temporalio.client import Client
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from models.resync import ResyncRequest
+from models.subjects import Streams
+from streaming.broker.jetstream import JetStreamLog
+from streaming.broker.work import Job, WorkQueue
+from workflows.starting import of_request, start_resync
+
+CONSUMER = "dispatcher"
+"""Name of the consumer that all dispatchers share."""
+
+_AT_ONCE = 16
+_LATER_FIRST_S = 0.1
+_LATER_MAX_S = 2.0
+_decode = msgspec.json.Decoder(ResyncRequest).decode
+_log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Starts workflows until it is cancelled. Attributes: taken, requests that left the queue."""
+
+    def __init__(self, log: JetStreamLog, streams: Streams, client: Client) -> None:
+        self._queue = WorkQueue(log, streams.resync, CONSUMER)
+        self._client = client
+        self.taken = 0
+
+    async def run(self) -> None:
+        """Take requests for ever, a bounded number at once."""
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def handle(job: Job) -> None:
+            try:
+                await self._handle(job)
+            finally:
+                room.release()
+
+        async with asyncio.TaskGroup() as tasks, aclosing(self._queue.jobs()) as jobs:
+            async for job in jobs:
+                await room.acquire()
+                tasks.create_task(handle(job))
+
+    async def _handle(self, job: Job) -> None:
+        try:
+            request = _decode(job.payload)
+        except msgspec.DecodeError as error:
+            _log.error("dropping a request that nobody can read", error=str(error))
+            await job.never()
+            return
+        try:
+            await start_resync(self._client, of_request(request))
+        except WorkflowAlreadyStartedError:
+            _log.debug("has been recovered before", resync_id=request.resync_id)
+        except RPCError as error:
+            _log.warning("request waits", resync_id=request.resync_id, error=str(error))
+            await job.later(min(_LATER_MAX_S, _LATER_FIRST_S * 2 ** min(job.deliveries, 8)))
+            return
+        await job.done()
+        self.taken += 1

@@ -1,0 +1,145 @@
+"""The Temporal worker process: the dispatcher, the workflows and their activities.
+
+Two workers, because requests to the venue have a task queue of their own: the server limits its
+rate over all processes together. Eager starts would bypass that limit, and are not used there.
+"""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.chain import ChainActivities
+from activities.outcome import OutcomeActivities
+from activities.venue import VenueActivities
+from models.recovery import RESYNC_QUEUE, VENUE_QUEUE
+from models.settings import Settings
+from streaming.broker.jetstream import JetStreamLog
+from streaming.metrics import serve_metrics
+from venues.coinbase.limiter import BURST, RateLimiter
+from venues.coinbase.rest import CoinbaseRest
+from workers.dispatcher import Dispatcher
+from workers.process import run_worker
+from workflows.connect import connect_patiently
+from workflows.gap_resync import GapResyncWorkflow
+
+_GRACE = timedelta(seconds=4)
+_STICKY = timedelta(seconds=1)
+"""A worker that was killed must not keep its workflows waiting for the ten seconds of default."""
+
+_READS_AT_ONCE = 64
+_REQUESTS_AT_ONCE = 32
+
+
+def resync_worker(
+    client: Client,
+    log: JetStreamLog,
+    settings: Settings,
+    outcome: OutcomeActivities,
+    *,
+    cached: int = 1000,
+) -> Worker:
+    """Return the worker that decides, reads the log and reports."""
+    chain = ChainActivities(log, settings.streams, settings.shard_count)
+    return Worker(
+        client,
+        task_queue=RESYNC_QUEUE,
+        workflows=[GapResyncWorkflow],
+        activities=[
+            chain.note_position,
+            chain.await_reopening,
+            chain.verify_chain,
+            outcome.note_outcome,
+        ],
+        max_cached_workflows=cached,
+        sticky_queue_schedule_to_start_timeout=_STICKY,
+        max_concurrent_activities=_READS_AT_ONCE,
+        graceful_shutdown_timeout=_GRACE,
+    )
+
+
+def venue_worker(
+    client: Client, log: JetStreamLog, settings: Settings, rest: CoinbaseRest
+) -> Worker:
+    """Return the worker that asks the venue, no faster than all together may."""
+    venue = VenueActivities(rest, log, settings.shard_count)
+    return Worker(
+        client,
+        task_queue=VENUE_QUEUE,
+        activities=[venue.fetch_and_publish],
+        max_task_queue_activities_per_second=settings.coinbase_rest_per_s,
+        max_concurrent_activities=_REQUESTS_AT_ONCE,
+        graceful_shutdown_timeout=_GRACE,
+    )
+
+
+async def recover(settings: Settings, stop: asyncio.Event) -> None:
+    """Recover gaps until told to stop; what runs at that moment goes on at the next start."""
+    outcome = OutcomeActivities()
+    async with AsyncExitStack() as stack:
+        log = await JetStreamLog.connect(settings.nats_urls, name="temporal-worker")
+        await stack.enter_async_context(log)
+        await log.ensure_streams(settings)
+        rest = await stack.enter_async_context(rest_client(settings))
+        serve_metrics(settings.metrics_port, (outcome.total, outcome.seconds))
+        client = await _until(stop, connect_patiently(settings))
+        if client is not None:
+            await _serve(client, log, settings, rest, outcome, stop)
+
+
+async def _serve(
+    client: Client,
+    log: JetStreamLog,
+    settings: Settings,
+    rest: CoinbaseRest,
+    outcome: OutcomeActivities,
+    stop: asyncio.Event,
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        workers = (
+            resync_worker(client, log, settings, outcome),
+            venue_worker(client, log, settings, rest),
+        )
+        for worker in workers:
+            tasks.create_task(worker.run())
+        dispatching = tasks.create_task(Dispatcher(log, settings.streams, client).run())
+        await stop.wait()
+        dispatching.cancel()
+        await asyncio.wait([dispatching])
+        for worker in workers:
+            tasks.create_task(worker.shutdown())
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, Client]) -> Client | None:
+    """Return the result of work, or none if the order to stop came first."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.wait([task])
+    return None
+
+
+def rest_client(settings: Settings) -> CoinbaseRest:
+    """Return a client whose own limit is no lower than that of the task queue."""
+    rate = settings.coinbase_rest_per_s
+    limiter = RateLimiter(rate, burst=max(BURST, rate))
+    return CoinbaseRest(
+        settings.coinbase_rest_url, limiter=limiter, timeout_s=settings.coinbase_rest_timeout_s
+    )
+
+
+def main() -> int:
+    """Run; return the exit status."""
+    return run_worker("temporal", recover)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

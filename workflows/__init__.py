@@ -1,0 +1,1 @@
+"""Durable workflows, one a file, deterministic; their side effects are in `activities`."""

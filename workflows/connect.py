@@ -1,0 +1,91 @@
+"""The one way to a Temporal server: address, namespace and the pydantic data converter.
+
+Also makes sure of the search attributes, without which no workflow could be started.
+"""
+
+import asyncio
+from urllib.parse import quote
+
+import structlog
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    ListSearchAttributesRequest,
+)
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError, RPCStatusCode
+
+from models.settings import Settings
+from workflows.attributes import KEYS
+
+DATA_CONVERTER = pydantic_data_converter
+"""Payloads are pydantic models as JSON, which `temporal` and `tctl` can write as well."""
+
+_RETRY_S = 0.5
+_log = structlog.get_logger(__name__)
+
+
+async def connect(settings: Settings) -> Client:
+    """Connect.
+
+    Raises:
+        RuntimeError: nothing answers at the address.
+    """
+    return await Client.connect(
+        settings.temporal_address,
+        namespace=settings.temporal_namespace,
+        data_converter=DATA_CONVERTER,
+    )
+
+
+async def connect_patiently(settings: Settings) -> Client:
+    """Connect, however long the server takes to come up, and register what it must know."""
+    while True:
+        try:
+            client = await connect(settings)
+            await ensure_search_attributes(client)
+        except (RuntimeError, RPCError) as error:
+            _log.warning(
+                "Temporal does not answer yet; requests wait",
+                address=settings.temporal_address,
+                error=str(error),
+            )
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return client
+
+
+async def ensure_search_attributes(client: Client) -> None:
+    """Register the search attributes that the namespace does not have. Idempotent.
+
+    Where this is not allowed, as on Temporal Cloud, an operator must have done it.
+    """
+    service = client.operator_service
+    try:
+        known = await service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+        missing = [key.name for key in KEYS if key.name not in known.custom_attributes]
+        if not missing:
+            return
+        keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+        request = AddSearchAttributesRequest(namespace=client.namespace)
+        for name in missing:
+            request.search_attributes[name] = keyword
+        await service.add_search_attributes(request)
+    except RPCError as error:
+        if error.status not in {
+            RPCStatusCode.PERMISSION_DENIED,
+            RPCStatusCode.UNIMPLEMENTED,
+            RPCStatusCode.ALREADY_EXISTS,
+        }:
+            raise
+        _log.warning("cannot register search attributes", error=str(error))
+
+
+def ui_link(settings: Settings, workflow_id: str, run_id: str | None = None) -> str:
+    """Return the page of a workflow in Temporal's UI."""
+    run = f"/{run_id}" if run_id else ""
+    where = f"{settings.temporal_ui_url}/namespaces/{settings.temporal_namespace}"
+    return f"{where}/workflows/{quote(workflow_id, safe='')}{run}"
