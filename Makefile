@@ -33,8 +33,8 @@ imports: install ## import-linter: who may import whom
 test: lint typecheck imports ## the gate: lint, types, imports, tests with branch coverage
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
-demo: install ## the whole system on this machine, against the simulator, with a live table
-	$(BIN)/ledgerflux up --venue sim --watch
+demo: install ## the whole system here, against the simulator, with gaps and a live table
+	$(BIN)/ledgerflux up --venue sim --watch --gap-every 10
 
 up: install ## the whole system on this machine, against the simulator
 	$(BIN)/ledgerflux up --venue sim

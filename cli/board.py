@@ -19,9 +19,12 @@ from streaming.core.latest import LatestState
 REDRAW_S = 0.25
 """Four redraws a second: more cannot be read."""
 
+SHOWN_S = 3.0
+"""So long a closed gap is told of: most are open for less than a redraw."""
+
 _COLUMNS = (
     "product", "last", "size", "side", "bid", "ask", "levels", "spread", "ticks/s", "links",
-    "status", "age",
+    "gaps", "status", "age",
 )  # fmt: skip
 
 
@@ -32,6 +35,9 @@ class Row:
         self.product = product
         self._states = {feed: LatestState(venue, product, feed) for feed in FEEDS}
         self._status: dict[Feed, str] = {}
+        self._opened: dict[Feed, float] = {}
+        self._gaps = 0
+        self._closed: tuple[str, float] = ("", now - SHOWN_S)
         self._ticks = 0
         self._newest = now
         self._marked = (now, 0)
@@ -46,6 +52,16 @@ class Row:
             self._ticks += 1
         elif update.op == "status" and isinstance(update.message, Status):
             self._status[feed] = update.message.state
+            self._follow(feed, update.message, now)
+
+    def _follow(self, feed: Feed, status: Status, now: float) -> None:
+        """Count gaps, and note how long each was open."""
+        if status.state == "gap":
+            self._gaps += feed not in self._opened
+            self._opened.setdefault(feed, now)
+        elif status.state == "live" and feed in self._opened:
+            seconds = now - self._opened.pop(feed)
+            self._closed = (f"[green]{feed} gap closed in {seconds:.2f} s[/green]", now)
 
     def cells(self, now: float) -> list[str]:
         """Return what the table shows, in the order of its columns."""
@@ -63,15 +79,20 @@ class Row:
             "" if bid is None or ask is None else format(ask - bid, "f"),
             f"{self._rate:,.0f}",
             f"{self._ticks:,}",
-            self._trouble() or "live",
+            str(self._gaps or ""),
+            self._trouble() or self._told(now),
             f"{now - self._newest:.1f} s",
         ]
 
     def _trouble(self) -> str:
         """Return the feeds that are not live, and what they are."""
-        return ", ".join(
-            f"{feed} {state}" for feed, state in self._status.items() if state != "live"
-        )
+        trouble = [f"{feed} {state}" for feed, state in self._status.items() if state != "live"]
+        return f"[yellow]{', '.join(trouble)}[/yellow]" if trouble else ""
+
+    def _told(self, now: float) -> str:
+        """Return the newest closed gap for a while, then that all is live."""
+        text, at = self._closed
+        return text if now - at < SHOWN_S else "live"
 
     def _measure(self, now: float) -> None:
         """Renew the pace once a second."""

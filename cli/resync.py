@@ -33,7 +33,6 @@ from workflows.connect import connect, ui_link
 from workflows.starting import start_resync
 
 EXIT_NOT_RECOVERED = 1
-_VENUE = "coinbase"
 _PAGE_COLUMNS = 200
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
@@ -57,7 +56,9 @@ class Row:
 def resync(
     product: Annotated[str, typer.Argument(help="Product, such as BTC-USD.")],
     feed: Annotated[str, typer.Option(help="Feed: ticker, trades or book.")] = "book",
-    venue: Annotated[str, typer.Option(help="Venue of the product.")] = _VENUE,
+    venue: Annotated[
+        str | None, typer.Option(help="Venue of the product; default from INGEST_VENUE.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end and report.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +67,7 @@ def resync(
     Exit status 1 means that it was not recovered.
     """
     settings = _settings()
-    gap = _by_hand(venue, product, _feed(feed))
+    gap = _by_hand(venue or settings.ingest_venue, product, _feed(feed))
     raise typer.Exit(_run(_resync(settings, gap, wait=wait, as_json=as_json), settings))
 
 

@@ -20,6 +20,10 @@ _POLL_S = 0.03
 _PROBE_TIMEOUT_S = 5.0
 
 
+LINES = "ab"
+"""Names of the lines, as many as there can be."""
+
+
 class StackError(Exception):
     """The stack cannot be started here. The text says what is in the way and what to do."""
 
@@ -35,7 +39,7 @@ class Ports:
     s3: int = 9000
     sim: int = 8900
     metrics: int = 9101
-    """First of the workers' metrics ports: ingestor, one per shard, temporal-worker."""
+    """First of the workers' metrics ports: ingestor, shards, temporal-worker, further lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,12 @@ class StackOptions:
     sim_seed: int = 1
     ground_truth: Path | None = None
     temporal: bool = True
+    lines: int = 1
+
+    @property
+    def metrics_ports(self) -> int:
+        """How many ports the workers' metrics take: lines, shards and the recovery worker."""
+        return self.lines + self.shards + 1
 
 
 def taken(options: StackOptions) -> None:
@@ -68,7 +78,7 @@ def taken(options: StackOptions) -> None:
         ("nats", ports.nats),
         ("s3", ports.s3),
         *((("sim", ports.sim),) if options.venue == "sim" else ()),
-        *(("metrics", ports.metrics + offset) for offset in range(options.shards + 2)),
+        *(("metrics", ports.metrics + offset) for offset in range(options.metrics_ports)),
     ]
     for name, port in named:
         with socket.socket() as probe:
@@ -268,14 +278,19 @@ def gateway(options: StackOptions) -> Service:
     )
 
 
-def ingestor(options: StackOptions) -> Service:
-    """Return the ingestor."""
-    port = options.ports.metrics
-    return Service(
-        "ingestor",
-        [sys.executable, "-m", "workers.ingestor"],
-        listening(port),
-        env={**environment(options), "METRICS_PORT": str(port)},
-        address=f"http://127.0.0.1:{port}/metrics",
-        note="venue to MD_RAW",
-    )
+def ingestors(options: StackOptions) -> list[Service]:
+    """Return one ingestor per line; all lines feed the same products."""
+    services = []
+    for number, line in enumerate(LINES[: options.lines]):
+        port = options.ports.metrics + (number and options.shards + 1 + number)
+        services.append(
+            Service(
+                "ingestor" if options.lines == 1 else f"ingestor-{line}",
+                [sys.executable, "-m", "workers.ingestor"],
+                listening(port),
+                env={**environment(options), "METRICS_PORT": str(port), "INGEST_LINE": line},
+                address=f"http://127.0.0.1:{port}/metrics",
+                note=f"venue to MD_RAW, line {line}",
+            )
+        )
+    return services

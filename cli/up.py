@@ -1,12 +1,15 @@
 """`ledgerflux up`: the whole system on one machine, with one command."""
 
 import asyncio
+import contextlib
+import itertools
 import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Literal
 
+import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +19,7 @@ from cli.stack import (
     StackError,
     StackOptions,
     gateway,
-    ingestor,
+    ingestors,
     normalizers,
     reach_venue,
     servers,
@@ -51,6 +54,12 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter per option
         Path | None, typer.Option(help="Simulator: file that gets all it emits.")
     ] = None,
     shards: Annotated[int, typer.Option(min=1, max=64, help="Normalizers to run.")] = 1,
+    lines: Annotated[
+        int, typer.Option(min=1, max=2, help="Ingestors that feed the same products.")
+    ] = 1,
+    gap_every: Annotated[
+        float, typer.Option(help="Simulator: lose a few trades every so many seconds; 0 = never.")
+    ] = 0,
     gateway_port: Annotated[int, typer.Option(envvar="GATEWAY_PORT")] = Ports().gateway,
     temporal_ui_port: Annotated[int, typer.Option()] = Ports().temporal_ui,
     temporal_port: Annotated[int, typer.Option()] = Ports().temporal,
@@ -75,22 +84,26 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter per option
             rate,
             seed,
             ground_truth,
+            lines=lines,
         )
         taken(options)
         if venue == "coinbase":
             asyncio.run(reach_venue(settings))
-        asyncio.run(_run(options, duration, watch))
+        asyncio.run(_run(options, duration, gap_every, watch=watch))
     except (StackError, ServiceError, SettingsError, MissingBinaryError, SubscriberError) as error:
         _console.print(f"[red]ledgerflux up:[/red] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
-async def _run(options: StackOptions, duration_s: float, watch: bool) -> None:
+async def _run(
+    options: StackOptions, duration_s: float, gap_every_s: float, *, watch: bool
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     supervisor = Supervisor(options.data_dir / "logs")
+    losing: asyncio.Task[None] | None = None
     try:
         await _first(_start(supervisor, options), stop)
         if stop.is_set():
@@ -98,12 +111,16 @@ async def _run(options: StackOptions, duration_s: float, watch: bool) -> None:
         _console.print(_table(supervisor))
         if duration_s:
             loop.call_later(duration_s, stop.set)
+        if gap_every_s and options.venue == "sim":
+            losing = asyncio.create_task(_lose_trades(options, gap_every_s))
         if watch:
             await _first(_watch(options), stop)
         else:
             _console.print("Ctrl-C stops everything, in order.")
             await stop.wait()
     finally:
+        if losing is not None:
+            losing.cancel()
         with _console.status("draining and stopping everything, in order"):
             await supervisor.stop()
 
@@ -132,7 +149,18 @@ async def _start(supervisor: Supervisor, options: StackOptions) -> None:
         await supervisor.start(normalizers(options))
         await supervisor.start([temporal_worker(options)])
         await supervisor.start([gateway(options)])
-        await supervisor.start([ingestor(options)])
+        await supervisor.start(ingestors(options))
+
+
+async def _lose_trades(options: StackOptions, every_s: float) -> None:
+    """Have the simulator lose a few trades of one product after the other."""
+    url = f"http://127.0.0.1:{options.ports.sim}/sim/faults"
+    async with httpx.AsyncClient() as http:
+        for product in itertools.cycle(options.products):
+            await asyncio.sleep(every_s)
+            fault = {"kind": "drop", "product": product, "channel": "matches", "count": 3}
+            with contextlib.suppress(httpx.HTTPError):  # it is being restarted
+                await http.post(url, json=fault)
 
 
 async def _watch(options: StackOptions) -> None:
