@@ -34,6 +34,7 @@ class Stack:
         simulator: Sequence[str] = (),
         *,
         recovery: bool = False,
+        two_lines: bool = False,
     ) -> None:
         self.http = httpx.AsyncClient()
         self.truth_file = root / "truth.ndjson"
@@ -72,6 +73,10 @@ class Stack:
         for name in workers:
             command = [sys.executable, "-m", f"workers.{name}"]
             self.processes[name] = Process(command, root / f"{name}.log", env)
+        if two_lines:
+            command = [sys.executable, "-m", "workers.ingestor"]
+            line = env | {"INGEST_LINE": "b"}
+            self.processes["ingestor-b"] = Process(command, root / "ingestor-b.log", line)
 
     @property
     def sim_url(self) -> str:
@@ -121,9 +126,10 @@ async def running(
     *,
     without: Sequence[str] = (),
     recovery: bool = False,
+    two_lines: bool = False,
 ) -> AsyncIterator[Stack]:
     """Run the stack; the processes in `without` are left for the test to start."""
-    stack = Stack(root, products, channels, simulator, recovery=recovery)
+    stack = Stack(root, products, channels, simulator, recovery=recovery, two_lines=two_lines)
     with ExitStack() as exits:
         for name, process in stack.processes.items():
             exits.callback(process.stop)

@@ -170,3 +170,29 @@ async def drain(subscriber: Subscriber) -> None:
     """Read until cancelled; a broken link raises."""
     async for _ in subscriber:
         pass
+
+
+async def test_loss_on_one_line_alone_opens_no_gap(tmp_path: Path) -> None:
+    """Two ingestors: prints lost on one, then a killed one, are noticed by no subscriber."""
+    channels = ("ticker", "heartbeat", "level2", "matches")
+    async with running(tmp_path, PRODUCTS, channels, ("--rate", "1000"), two_lines=True) as stack:
+        await asyncio.sleep(2)
+        for number in range(6):
+            # One line at a time: what both lose is lost.
+            loss = {"kind": "drop", "channel": "matches", "conn": 1 + number % 2, "count": 5}
+            await stack.simulator("POST", "/sim/faults", loss)
+
+            async def used_up() -> bool:
+                listed = await stack.simulator("GET", "/sim/faults")
+                return not any(fault["active"] for fault in listed["faults"])
+
+            await eventually(used_up)
+            await asyncio.sleep(1)
+        stack.processes["ingestor"].kill()
+        await asyncio.sleep(1)
+        await settled(stack)
+        lines = await canonical(stack)
+    truth = emitted(stack.truth_file, "level2")
+    result = audit([line for product in lines.values() for line in product], truth)
+    assert (result.announced_breaks, result.open_gaps) == (0, 0)
+    assert result.delivered > 2000
