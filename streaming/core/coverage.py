@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 
-ALIVE_US = 5_000_000
-"""A line that brought something this recently covers for one that has just come back."""
+ALIVE_US = 3_000_000
+"""A line that brought something this recently is alive: heartbeats come every second."""
 
 MAX_LINES = 8
 """Lines that are kept; with more, the one that has been silent longest is forgotten."""

@@ -136,6 +136,12 @@ class BookFeed:
         self._standby[event.conn] = _Standby(Book(event.bids, event.asks), ts_event)
         return True
 
+    def watch(self, now_us: int, out: Outputs) -> None:
+        """Leave a line that fell silent without a word, as a killed ingestor's does."""
+        waiting = self._standby and self.writer.gap is None
+        if waiting and self._conn not in self._coverage.alive(now_us):
+            self.take_over(now_us, out)
+
     def take_over(self, now_us: int, out: Outputs) -> bool:
         """Follow another line that is up, from its own book on; return whether there is one."""
         for conn in self._coverage.alive(now_us):

@@ -96,6 +96,7 @@ class ProductNormalizer:
         elif kind is Heartbeat:
             self._ticker.heartbeat(event, out)  # type: ignore[arg-type]
             self._trades.heartbeat(event, out)  # type: ignore[arg-type]
+            self._book.watch(event.ts_ingest, out)
         elif kind is not Event:
             self._rare(event, position, out)
 

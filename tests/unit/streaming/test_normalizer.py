@@ -609,3 +609,17 @@ def test_book_of_the_second_line_takes_over_when_the_first_ends() -> None:
     feed.conn, feed.n = "b-1", b_n
     assert feed.delta(price="97") == ["book tick"]
     assert feed.core._book.book.bids() == [("99", "1"), ("98", "1"), ("97", "1")]
+
+
+def test_book_of_the_second_line_takes_over_when_the_first_falls_silent() -> None:
+    """A killed ingestor says nothing; the other line's heartbeats show how long it has been."""
+    feed = Feed()
+    feed.snapshot()
+    feed.reconnect("b-1")
+    feed.snapshot()
+    feed.delta()
+    feed.now += 2_000_000
+    assert feed.heartbeat(0) == []
+    feed.now += 2_000_000
+    assert feed.heartbeat(0) == ["book snapshot subscribe"]
+    assert feed.delta() == ["book tick"]
