@@ -49,6 +49,7 @@ class BookCursor(msgspec.Struct):
     state: State
     gap: Gap | None
     shadows: dict[str, Shadow] = {}
+    floor: int = 0
 
 
 class BookFeed:
@@ -57,6 +58,7 @@ class BookFeed:
     __slots__ = (
         "_conn",
         "_coverage",
+        "_floor",
         "_held",
         "_held_from",
         "_hold",
@@ -78,6 +80,7 @@ class BookFeed:
         self._held_from = 0
         self._overflow_from: int | None = None
         self._ts = 0
+        self._floor = 0
 
     @property
     def conn(self) -> str | None:
@@ -121,6 +124,8 @@ class BookFeed:
         if self.writer.gap is not None:
             self._keep(event, position)
             return
+        if event.ts_event < self._floor:
+            return  # the fetched book was ahead of the feed, and has this already
         if not self._advance(event, out) and not self.take_over(event.ts_ingest, out):
             self._open("crossed", event.ts_event, position, event.ts_ingest, out)
 
@@ -231,7 +236,7 @@ class BookFeed:
         if out.reread is not None:
             self._held_from = out.reread
         self._replace(Book(event.bids, event.asks))
-        self._held, self._ts = held, event.ts_event
+        self._held, self._ts, self._floor = held, event.ts_event, event.ts_event
         seq = max(event.ts_event, writer.seq + 1)
         writer.snapshot(out, seq, event.ts_event, "resync", self._levels(), event.resync_id)
         return True
@@ -262,7 +267,7 @@ class BookFeed:
                 self._keep(delta, first)
 
     def _replace(self, book: Book) -> None:
-        self.book = book
+        self.book, self._floor = book, 0
         self._held, self._overflow_from = [], None
 
     def _open(
@@ -302,6 +307,7 @@ class BookFeed:
             writer.state,
             writer.gap,
             self._shadows(),
+            self._floor,
         )
 
     def _shadows(self) -> dict[str, Shadow]:
@@ -314,7 +320,7 @@ class BookFeed:
         """Go on from a checkpoint and the levels that it came with."""
         self.writer.restore(cursor.seq, cursor.state, cursor.gap)
         self._conn, self._ts = cursor.conn, cursor.ts_event
-        self._overflow_from = cursor.overflow_from
+        self._overflow_from, self._floor = cursor.overflow_from, cursor.floor
         self._standby = {
             conn: _Standby(Book(shadow.bids, shadow.asks), shadow.ts_event)
             for conn, shadow in cursor.shadows.items()

@@ -623,3 +623,16 @@ def test_book_of_the_second_line_takes_over_when_the_first_falls_silent() -> Non
     feed.now += 2_000_000
     assert feed.heartbeat(0) == ["book snapshot subscribe"]
     assert feed.delta() == ["book tick"]
+
+
+def test_change_that_the_fetched_book_already_has_is_left_out() -> None:
+    """REST may be ahead of the feed: older changes that come later must not put old sizes back."""
+    feed = Feed()
+    feed.snapshot()
+    feed.n += 1
+    feed.delta()
+    ahead = feed.now + 2500
+    assert feed.book(ahead)[0] == "book snapshot resync"
+    assert feed.delta() == []
+    assert feed.now < ahead
+    assert feed.delta() == ["book tick"]
