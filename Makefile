@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install lint typecheck imports test demo up bench lock \
-	run-ingestor run-normalizer run-gateway watch-gateway clean
+	run-ingestor run-normalizer run-gateway run-recovery watch-gateway clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,9 @@ run-normalizer: install ## one normalizer
 
 run-gateway: install ## one gateway
 	$(BIN)/python -m workers.gateway
+
+run-recovery: install ## one recovery worker: dispatcher, workflows, activities
+	$(BIN)/python -m workers.temporal
 
 watch-gateway: install ## a live table of what a gateway serves
 	$(BIN)/ledgerflux watch

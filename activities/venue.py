@@ -6,7 +6,7 @@ here to the log; Temporal sees counts and positions.
 
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -21,7 +21,6 @@ from models.records import ResyncMarker, marker_line
 from models.recovery import BY_TRADE_ID, UNKNOWN_VENUE, Fetch, Fetched, ResyncInput
 from models.subjects import raw_subject, shard_of
 from streaming.broker.log import Log
-from venues.coinbase.mapper import VENUE
 from venues.coinbase.rest import MAX_PAGE, CoinbaseRest
 from venues.coinbase.rest_errors import CoinbaseRestError, MissingTradesError
 from venues.coinbase.rest_types import RestBook, RestTrade
@@ -36,8 +35,9 @@ _log = structlog.get_logger(__name__)
 class VenueActivities:
     """Activities of the `venue-rest` task queue."""
 
-    def __init__(self, rest: CoinbaseRest, log: Log, shard_count: int) -> None:
-        self._rest, self._log, self._shards = rest, log, shard_count
+    def __init__(self, rests: Mapping[str, CoinbaseRest], log: Log, shard_count: int) -> None:
+        """Prepare; `rests` has the client for each venue by its name in subjects."""
+        self._rests, self._log, self._shards = rests, log, shard_count
 
     @activity.defn
     async def fetch_and_publish(self, fetch: Fetch) -> Fetched:
@@ -48,32 +48,36 @@ class VenueActivities:
         Raises:
             ApplicationError: typed by the REST error; final ones are not to be repeated.
         """
-        gap = fetch.gap
-        if gap.venue != VENUE:
+        gap, rest = fetch.gap, self._rests.get(fetch.gap.venue)
+        if rest is None:
             raise ApplicationError(
-                f"no REST client for venue {gap.venue!r}; known: {VENUE}", type=UNKNOWN_VENUE
+                f"no REST client for venue {gap.venue!r}; known: {', '.join(self._rests)}",
+                type=UNKNOWN_VENUE,
+                non_retryable=True,
             )
         async with heartbeating(), _venue_errors():
             if gap.feed == "book":
-                fetched = await self._book(fetch)
-            elif gap.feed == "trades":
-                fetched = await (self._newest(fetch) if fetch.upto is None else self._page(fetch))
+                fetched = await self._book(rest, fetch)
+            elif gap.feed == "ticker":
+                fetched = await self._ticker(rest, fetch)
+            elif fetch.upto is None:
+                fetched = await self._newest(rest, fetch)
             else:
-                fetched = await self._ticker(fetch)
+                fetched = await self._page(rest, fetch)
         return fetched.model_copy(update={"attempt": activity.info().attempt})
 
-    async def _book(self, fetch: Fetch) -> Fetched:
-        book = await self._rest.book(fetch.gap.product, level=_BOOK_LEVEL)
+    async def _book(self, rest: CoinbaseRest, fetch: Fetch) -> Fetched:
+        book = await rest.book(fetch.gap.product, level=_BOOK_LEVEL)
         time_us, too_old = _age(fetch.gap, book)
         if too_old:
             return Fetched(too_old=too_old, newest=time_us)
         marker = await self._publish(fetch, msgspec.json.encode(book))
         return Fetched(marker=marker, items=len(book.bids) + len(book.asks), newest=time_us)
 
-    async def _newest(self, fetch: Fetch) -> Fetched:
+    async def _newest(self, rest: CoinbaseRest, fetch: Fetch) -> Fetched:
         """Publish the venue's newest page if that is all; else tell up to where there is more."""
         gap, after = fetch.gap, fetch.after
-        page = await self._rest.trades(gap.product, limit=MAX_PAGE)
+        page = await rest.trades(gap.product, limit=MAX_PAGE)
         newest = max((trade.trade_id for trade in page), default=0)
         wanted_to = (gap.before or 0) - 1 if gap.reason in BY_TRADE_ID else 0
         if newest < max(wanted_to, after or 0):
@@ -86,11 +90,11 @@ class VenueActivities:
         wanted = [trade for trade in page if trade.trade_id > after]
         return await self._publish_trades(fetch, wanted, after, newest, last=True)
 
-    async def _page(self, fetch: Fetch) -> Fetched:
+    async def _page(self, rest: CoinbaseRest, fetch: Fetch) -> Fetched:
         """Publish the page next to `after`, by asking for what is older than its end."""
         after, upto = fetch.after or 0, fetch.upto or 0
         end = min(after + MAX_PAGE, upto)
-        page = await self._rest.trades(fetch.gap.product, limit=end - after, after=end + 1)
+        page = await rest.trades(fetch.gap.product, limit=end - after, after=end + 1)
         wanted = [trade for trade in page if after < trade.trade_id <= end]
         return await self._publish_trades(fetch, wanted, after, end, last=end == upto)
 
@@ -106,16 +110,16 @@ class VenueActivities:
         more = None if last else fetch.model_copy(update={"after": newest})
         return Fetched(marker=marker, items=len(oldest_first), newest=newest, more=more)
 
-    async def _ticker(self, fetch: Fetch) -> Fetched:
+    async def _ticker(self, rest: CoinbaseRest, fetch: Fetch) -> Fetched:
         """Get the best prices first, then, by another request, the print that goes with them."""
         if fetch.quote is None:
-            book = await self._rest.book(fetch.gap.product)
+            book = await rest.book(fetch.gap.product)
             time_us, too_old = _age(fetch.gap, book)
             if too_old:
                 return Fetched(too_old=too_old, newest=time_us)
             quote = msgspec.json.encode(book).decode()
             return Fetched(newest=time_us, more=fetch.model_copy(update={"quote": quote}))
-        trades = await self._rest.trades(fetch.gap.product, limit=1)
+        trades = await rest.trades(fetch.gap.product, limit=1)
         quote_body = msgspec.Raw(fetch.quote.encode())
         body = msgspec.json.encode({"book": quote_body, "trade": trades[0] if trades else None})
         marker = await self._publish(fetch, body)

@@ -31,6 +31,7 @@ from venues.simulator.config import Limits, SimConfig
 from venues.simulator.server import Simulator
 from workers.dispatcher import Dispatcher
 from workers.temporal import rest_client, resync_worker, venue_worker
+from workflows.attributes import KEYS
 from workflows.connect import connect_patiently
 from workflows.starting import of_request, start_resync
 
@@ -41,10 +42,14 @@ STREAMS = Streams()
 class TemporalServer(Process):
     """Temporal's development server as `ledgerflux up` runs it, without its UI."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, prepared: bool = True) -> None:
+        """Prepare; one that is not `prepared` knows none of our search attributes."""
         data_dir.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         command = [*temporal_command(data_dir, self.port), "--headless"]
+        if not prepared:
+            known = ("--search-attribute", *(f"{key.name}=Keyword" for key in KEYS))
+            command = [word for word in command if word not in known]
         super().__init__(command, data_dir / "temporal.log")
 
     @property

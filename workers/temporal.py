@@ -25,10 +25,11 @@ from venues.coinbase.limiter import BURST, RateLimiter
 from venues.coinbase.rest import CoinbaseRest
 from workers.dispatcher import Dispatcher
 from workers.process import run_worker
+from workers.venue import VENUES
 from workflows.connect import connect_patiently
 from workflows.gap_resync import GapResyncWorkflow
 
-_GRACE = timedelta(seconds=4)
+_GRACE = timedelta(seconds=2)
 _STICKY = timedelta(seconds=1)
 """A worker that was killed must not keep its workflows waiting for the ten seconds of default."""
 
@@ -67,7 +68,8 @@ def venue_worker(
     client: Client, log: JetStreamLog, settings: Settings, rest: CoinbaseRest
 ) -> Worker:
     """Return the worker that asks the venue, no faster than all together may."""
-    venue = VenueActivities(rest, log, settings.shard_count)
+    # Exchange's REST is public, and both of Coinbase's feeds speak of the same market.
+    venue = VenueActivities(dict.fromkeys(VENUES, rest), log, settings.shard_count)
     return Worker(
         client,
         task_queue=VENUE_QUEUE,

@@ -37,5 +37,7 @@ async def start_resync(client: Client, gap: ResyncInput) -> WorkflowHandle[Any, 
         search_attributes=attributes.search_attributes(gap),
         static_summary=attributes.summary(gap),
         static_details=attributes.details(gap),
+        # Where the client's own process has the worker, the first task comes with the answer.
+        request_eager_start=True,
         rpc_timeout=_RPC_TIMEOUT,
     )

@@ -61,17 +61,41 @@ async def printed(stack: Stack, count: int) -> None:
     await eventually(enough)
 
 
-async def test_lost_prints_come_back_and_the_log_equals_the_truth(tmp_path: Path) -> None:
-    """Three matches dropped at the socket: every trade of the venue is there, once, in order."""
+async def test_lost_prints_and_a_book_by_hand_on_the_running_pipeline(tmp_path: Path) -> None:
+    """Matches dropped at the socket are all there, once; a book ordered begins a new chain."""
     async with site(tmp_path) as (stack, client):
         await printed(stack, 5)
         loss = {"kind": "drop", "product": PRODUCT, "channel": "matches", "count": 3}
         await stack.simulator("POST", "/sim/faults", loss)
-        (report,) = await recovered(client, "trades")
-        assert (report.outcome, report.lost, report.filled) == ("closed", 3, 3)
+        (trades,) = await recovered(client, "trades")
+        book = await by_hand(client)
         await printed(stack, len(ticks(await lines_of(stack), "trades")) + 5)
         lines = await lines_of(stack)
         history = await stack.simulator("GET", f"/products/{PRODUCT}/trades?limit=1000")
+    assert (trades.outcome, trades.lost, trades.filled) == ("closed", 3, 3)
+    assert book.outcome == "closed"
+    assert_linked(lines)
+    assert_complete(lines, history)
+    states = [status.state for status in statuses(lines) if status.feed == "trades"]
+    assert states[-2:] == ["gap", "live"]
+    assert_new_chain(lines, book)
+
+
+async def by_hand(client: Client) -> ResyncReport:
+    """Order a new book as a person does, and check how it shows in the list."""
+    gap = {"venue": "coinbase", "product": PRODUCT, "feed": "book"}
+    handle = await client.start_workflow(
+        GAP_RESYNC, gap, id="by-hand", task_queue=RESYNC_QUEUE, result_type=ResyncReport
+    )
+    async with asyncio.timeout(30):
+        report: ResyncReport = await handle.result()
+    shown = (await handle.describe()).typed_search_attributes
+    assert [shown.get(key) for key in attributes.KEYS] == ["coinbase", PRODUCT, "book", "closed"]
+    return report
+
+
+def assert_complete(lines: list[bytes], history: list[dict[str, Any]]) -> None:
+    """Assert that no print is missing between the first and the last, and that each is true."""
     prints = [trade for tick in ticks(lines, "trades") if (trade := tick.fields.last_trade)]
     ids = [trade.id for trade in prints]
     assert ids == list(range(ids[0], ids[-1] + 1))
@@ -81,26 +105,10 @@ async def test_lost_prints_come_back_and_the_log_equals_the_truth(tmp_path: Path
         for row in history
     }
     assert all((trade.px, trade.qty, trade.side) == truth[trade.id] for trade in prints)
-    assert_linked(lines)
-    states = [status.state for status in statuses(lines) if status.feed == "trades"]
-    assert states[-2:] == ["gap", "live"]
 
 
-async def test_book_by_hand_begins_a_new_chain(tmp_path: Path) -> None:
-    """On the running pipeline: a snapshot with the order's id, and ticks that link to it."""
-    async with site(tmp_path) as (stack, client):
-        await printed(stack, 2)
-        gap = {"venue": "coinbase", "product": PRODUCT, "feed": "book"}
-        handle = await client.start_workflow(
-            GAP_RESYNC, gap, id="by-hand", task_queue=RESYNC_QUEUE, result_type=ResyncReport
-        )
-        async with asyncio.timeout(30):
-            report = await handle.result()
-        shown = (await handle.describe()).typed_search_attributes
-        lines = await lines_of(stack)
-    assert report.outcome == "closed"
-    assert [shown.get(key) for key in attributes.KEYS] == ["coinbase", PRODUCT, "book", "closed"]
-    assert_linked(lines)
+def assert_new_chain(lines: list[bytes], report: ResyncReport) -> None:
+    """Assert that a snapshot with the order's id is followed by ticks of the book."""
     told = messages(lines)
     (snapshot,) = [
         message

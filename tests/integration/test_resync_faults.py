@@ -154,7 +154,8 @@ async def running(site: Site, request: ResyncRequest) -> bool:
     return told.status == WorkflowExecutionStatus.RUNNING
 
 
-async def test_worker_killed_while_it_waits_for_the_gate_is_replaced(site: Site) -> None:
+@pytest.mark.parametrize("how", ["kill", "stop"])
+async def test_worker_gone_while_it_waits_for_the_gate_is_replaced(site: Site, how: str) -> None:
     """The waiting is taken up where it was; an answer given meanwhile is found."""
     site.bench.normalizer.silent = True
     request = await site.bench.lose_prints(3)
@@ -167,7 +168,7 @@ async def test_worker_killed_while_it_waits_for_the_gate_is_replaced(site: Site)
         return any(one.activity_type.name == "await_reopening" for one in pending)
 
     await eventually(waits)
-    site.worker.kill()
+    await asyncio.to_thread(getattr(site.worker, how))
     site.bench.normalizer.silent = False
     await site.bench.normalizer.answer_again(request.resync_id)
     site.worker.start()

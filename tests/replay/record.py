@@ -1,0 +1,161 @@
+"""Records the histories that `test_replay` replays: `python -m tests.replay.record`.
+
+Runs every path of the workflow on real servers. Run it after a change of the workflow that is
+meant to be compatible only by `workflow.patched`, and keep the older files beside the new ones.
+"""
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+
+from models.recovery import ResyncReport
+from tests.recovery import Bench, bench
+from tests.servers import eventually
+from venues.simulator.fault_spec import FaultSpec
+
+HISTORIES = Path(__file__).parent / "histories"
+BAD = "known_bad"
+"""A history that today's code must refuse: its first activity is another one."""
+
+Handle = WorkflowHandle[Any, ResyncReport]
+
+
+async def _closed_trades(site: Bench) -> Handle:
+    return await site.start(await site.lose_prints(3))
+
+
+async def _pages(site: Bench) -> Handle:
+    return await site.start(await site.lose_prints(2500))
+
+
+async def _stale_book(site: Bench) -> Handle:
+    site.sim.venue.inject(FaultSpec(kind="rest_stale_book", count=2))
+    now_us = time.time_ns() // 1000 + 1
+    gap = await site.normalizer.open_gap(site.product, "book", "lost_record", 1, now_us)
+    return await site.start(gap)
+
+
+async def _refused_marker(site: Bench) -> Handle:
+    site.normalizer.say_gap = 1
+    return await site.start(await site.lose_prints(3))
+
+
+async def _ticker(site: Bench) -> Handle:
+    return await site.start(
+        await site.normalizer.open_gap(site.product, "ticker", "watermark", 1, None)
+    )
+
+
+async def _sequence(site: Bench) -> Handle:
+    await site.normalizer.prints(site.product, [site.newest_trade() - 3])
+    return await site.start(
+        await site.normalizer.open_gap(site.product, "trades", "sequence", 900, 905)
+    )
+
+
+async def _already_closed(site: Bench) -> Handle:
+    await site.normalizer.prints(site.product, [site.newest_trade()])
+    return await site.start(site.by_hand("trades"))
+
+
+async def _started_plainly(site: Bench) -> Handle:
+    gap = {"venue": "coinbase", "product": site.product, "feed": "book"}
+    return await site.client.start_workflow(
+        "GapResyncWorkflow", gap, id="plain", task_queue="resync", result_type=ResyncReport
+    )
+
+
+async def _retried(site: Bench) -> Handle:
+    site.sim.venue.inject(FaultSpec(kind="rest_500", count=1))
+    return await site.start(await site.lose_prints(3))
+
+
+async def _delisted(site: Bench) -> Handle:
+    gap = await site.lose_prints(3)
+    site.sim.venue.inject(FaultSpec(kind="delist", product=site.product))
+    return await site.start(gap)
+
+
+async def _given_up(site: Bench) -> Handle:
+    site.sim.venue.inject(FaultSpec(kind="rest_stale_book", duration_ms=60_000))
+    now_us = time.time_ns() // 1000 + 1
+    gap = await site.normalizer.open_gap(site.product, "book", "crossed", 1, now_us)
+    return await site.start(gap, max_rounds=1)
+
+
+async def _aborted(site: Bench) -> Handle:
+    handle = await _waiting(site)
+    await handle.signal("abort", "by hand")
+    return handle
+
+
+async def _cancelled(site: Bench) -> Handle:
+    handle = await _waiting(site)
+    await handle.cancel()
+    return handle
+
+
+async def _waiting(site: Bench) -> Handle:
+    site.normalizer.silent = True
+    handle = await site.start(await site.lose_prints(3))
+
+    async def waits() -> bool:
+        return bool((await handle.query("progress"))["step"] == "awaiting")
+
+    await eventually(waits)
+    return handle
+
+
+PATHS: tuple[Callable[[Bench], Awaitable[Handle]], ...] = (
+    *(_closed_trades, _pages, _stale_book, _refused_marker, _ticker, _sequence),
+    *(_already_closed, _started_plainly, _retried, _delisted, _given_up, _aborted, _cancelled),
+)
+"""Every way that the workflow can go; a history is named after each."""
+
+
+async def record() -> None:
+    """Write one file per path, and the known-bad one."""
+    names = [f"A{number}-USD" for number in range(len(PATHS))]
+    market = {"history_trades": 3000, "levels": 20}
+    HISTORIES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as root:
+        async with bench(Path(root), products=names, market=market) as site:
+            for product, path in zip(names, PATHS, strict=True):
+                handle = await path(site.fresh(product))
+                with suppress(WorkflowFailureError):  # which some paths are
+                    await handle.result()
+                history = (await handle.fetch_history()).to_json()
+                _write(path.__name__.strip("_"), handle.id, json.loads(history))
+    closed = json.loads((HISTORIES / "closed_trades.json").read_text())
+    for event in closed["history"]["events"]:
+        scheduled = event.get("activityTaskScheduledEventAttributes")
+        if scheduled is not None:
+            scheduled["activityType"]["name"] = "fetch_by_pigeon"
+    _write(BAD, closed["workflow_id"], closed["history"])
+
+
+def _neutral(value: Any) -> Any:
+    """Take out what tells of the machine on which it was recorded."""
+    if isinstance(value, list):
+        return [_neutral(one) for one in value]
+    if isinstance(value, dict):
+        told = {"identity": "recorder", "stackTrace": ""}
+        return {key: told.get(key, _neutral(one)) for key, one in value.items()}
+    return value
+
+
+def _write(name: str, workflow_id: str, history: dict[str, Any]) -> None:
+    recorded = {"workflow_id": workflow_id, "history": _neutral(history)}
+    text = json.dumps(recorded, indent=1)
+    (HISTORIES / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    asyncio.run(record())
