@@ -61,11 +61,21 @@ class Process:
     """A child process in a session of its own, with its output in a file."""
 
     def __init__(
-        self, command: Sequence[str], log_file: Path, env: dict[str, str] | None = None
+        self,
+        command: Sequence[str],
+        log_file: Path,
+        env: dict[str, str] | None = None,
+        *,
+        measured: bool = True,
     ) -> None:
+        """Prepare; without `measured` the child is not slowed by counting its coverage."""
         self._command = list(command)
         self.log_file = log_file
-        self._env = {**os.environ, **(env or {})}
+        self._env = {
+            name: value
+            for name, value in {**os.environ, **(env or {})}.items()
+            if measured or not name.startswith("COVERAGE_PROCESS")
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -59,7 +59,7 @@ class Stack:
         ]
         self.processes: dict[str, Process] = {
             "nats": self.nats,
-            "simulator": Process(sim, root / "simulator.log", env),
+            "simulator": Process(sim, root / "simulator.log", env, measured=False),
         }
         workers = ["normalizer", "gateway", "ingestor"]
         if recovery:
@@ -72,11 +72,15 @@ class Stack:
             workers.insert(1, "temporal")
         for name in workers:
             command = [sys.executable, "-m", f"workers.{name}"]
-            self.processes[name] = Process(command, root / f"{name}.log", env)
+            self.processes[name] = Process(
+                command, root / f"{name}.log", env, measured=not recovery
+            )
         if two_lines:
             command = [sys.executable, "-m", "workers.ingestor"]
             line = env | {"INGEST_LINE": "b"}
-            self.processes["ingestor-b"] = Process(command, root / "ingestor-b.log", line)
+            self.processes["ingestor-b"] = Process(
+                command, root / "ingestor-b.log", line, measured=False
+            )
 
     @property
     def sim_url(self) -> str:

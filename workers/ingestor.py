@@ -7,8 +7,9 @@ from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from streaming.ingest import Ingest
 from streaming.metrics import serve_metrics
-from venues.coinbase.feed import CoinbaseFeed
-from workers.process import STOP_WITHIN_S, run_worker
+from venues.coinbase.auth import BadSecretError
+from venues.coinbase.feed import CoinbaseFeed, FeedConfigError
+from workers.process import EXIT_BAD_SETTINGS, STOP_WITHIN_S, run_worker
 from workers.venue import VENUES, feed_config
 
 
@@ -34,7 +35,11 @@ async def ingest(settings: Settings, stop: asyncio.Event) -> None:
 
 def main() -> int:
     """Run; return the exit status."""
-    return run_worker("ingestor", ingest)
+    try:
+        return run_worker("ingestor", ingest)
+    except (FeedConfigError, BadSecretError) as error:
+        print(f"ingestor: {error}", file=sys.stderr)  # noqa: T201  # for a person, one sentence
+        return EXIT_BAD_SETTINGS
 
 
 if __name__ == "__main__":
