@@ -133,6 +133,12 @@ class TickerMarker(Marker):
     ticker: Ticker
 
 
+class GivenUp(Event):
+    """The recovery of a gap has failed for good; the gap stays open."""
+
+    resync_id: str
+
+
 Decode = Callable[[bytes, str], Sequence[Event]]
 """Turns one MD_RAW payload of one product into one or more events per line, in order.
 

@@ -35,13 +35,15 @@ class LostFrames(BadFrame, frozen=True):
 class ResyncMarker(msgspec.Struct, frozen=True):
     """What a recovery has fetched; `body` is the venue's own answer, which its mapper reads.
 
-    `last` is false where a large answer is spread over several markers.
+    `last` is false where a large answer is spread over several markers. `given_up`: there is no
+    answer and there will be none; the sentence says why.
     """
 
     resync_id: str
     feed: Feed
-    body: msgspec.Raw
+    body: msgspec.Raw = msgspec.Raw(b"null")
     last: bool = True
+    given_up: str | None = None
 
 
 class RawLine(msgspec.Struct):

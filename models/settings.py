@@ -3,15 +3,23 @@
 Each process reads them once at its start. Nothing else in the project reads the environment.
 """
 
+import re
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.subjects import Streams, token
 
 Words = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment, a tuple here."""
+
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}").fullmatch
+_SECRETS = {
+    "AUTH_API_KEYS", "COINBASE_API_KEY", "COINBASE_API_SECRET", "COINBASE_API_PASSPHRASE",
+}  # fmt: skip
 
 
 class SettingsError(Exception):
@@ -58,6 +66,8 @@ class Settings(BaseSettings):
     """Name of this ingestor's line where two feed the same products."""
     resync_max_queue_ms: int = Field(2000, ge=0)
     """How long a closed gate holds frames before it keeps only their position."""
+    resync_stale_ms: int = Field(30_000, ge=0)
+    """How long a gap may stay open before the feed counts as stale."""
 
     nats_urls: Words = ("nats://127.0.0.1:4222",)
     """Servers of the NATS cluster, comma-separated."""
@@ -85,12 +95,32 @@ class Settings(BaseSettings):
     """How many may come at once."""
     ws_max_client_bytes: int = Field(16 * 1024**2, ge=64 * 1024)
     """Outbound bytes that may wait for one client before it is conflated."""
+    ws_max_subscriptions: int = Field(10_000, ge=1)
+    """Subscriptions, each a product and feed, that one connection may have."""
+    ws_max_per_key: int = Field(10_000, ge=1)
+    """Connections of one API key to one gateway process."""
+    ws_max_per_address: int = Field(10_000, ge=1)
+    """Connections from one address to one gateway process."""
+    ws_handshakes_per_sec: int = Field(1000, ge=1)
+    """New connections a second that one gateway process takes; as many may come at once."""
+    auth_api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys that subscribers need, comma-separated, plain or `sha256:<hex>`; none means open."""
+    backfill_max_minutes: int = Field(60, ge=0)
+    """How far back `from_seq` may reach, in minutes; beyond it a snapshot is sent."""
+    gateway_ring_bytes: int = Field(64 * 1024**2, ge=0)
+    """Newest messages that a gateway keeps in memory to resume from, over all products."""
+    gateway_drain_s: float = Field(5.0, ge=0)
+    """Subscribers of a gateway that stops are told to reconnect, spread over so many seconds."""
+    gateway_processes: int = Field(1, ge=1, le=256)
+    """Gateway processes that share GATEWAY_PORT."""
+    gateway_trusted_proxies: Words = ()
+    """Addresses and networks of proxies whose X-Forwarded-For is believed; `*` means any."""
     gateway_host: str = "127.0.0.1"
     """Address the gateway listens on."""
     gateway_port: int = Field(8000, ge=0, le=65535)
     """Port the gateway listens on."""
     metrics_port: int = Field(0, ge=0, le=65535)
-    """Port for /metrics and /healthz of a worker; 0 means none."""
+    """Port for /metrics and /healthz of a worker; 0 means none. Gateway process i adds i."""
 
     sim_port: int = Field(8900, ge=0, le=65535)
     """Port of the simulated exchange."""
@@ -100,7 +130,14 @@ class Settings(BaseSettings):
     coinbase_advanced_ws: str = "wss://advanced-trade-ws.coinbase.com"
     """Feed of Advanced Trade."""
 
-    @field_validator("coinbase_products", "coinbase_channels", "nats_urls", mode="before")
+    @field_validator(
+        "coinbase_products",
+        "coinbase_channels",
+        "nats_urls",
+        "auth_api_keys",
+        "gateway_trusted_proxies",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         """Accept `a,b` as well as a sequence."""
@@ -115,6 +152,28 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("name at least one product, such as BTC-USD")
         return tuple(dict.fromkeys(token(product) for product in value))
+
+    @field_validator("auth_api_keys")
+    @classmethod
+    def _keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        """Refuse a digest that no key can have: it would lock its owner out without a word."""
+        for number, key in enumerate(value, start=1):
+            kind, colon, digest = key.get_secret_value().partition(":")
+            if kind == "sha256" and colon and not _SHA256(digest):
+                raise ValueError(
+                    f"entry {number} begins with sha256: and needs the 64 hexadecimal digits of "
+                    f"a SHA-256 digest after it; it has {len(digest)} characters"
+                )
+        return value
+
+    @field_validator("gateway_trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse what is neither an address nor a network: it would never match."""
+        for proxy in value:
+            if proxy != "*":
+                ip_network(proxy)
+        return value
 
     @property
     def streams(self) -> Streams:
@@ -131,9 +190,12 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in problem['loc']).upper()}={problem['input']!r}: "
-            f"{problem['msg']}"
-            for problem in error.errors()
-        ]
-        raise SettingsError("cannot use these settings: " + "; ".join(lines)) from error
+        lines = [f"{_named(problem)}: {problem['msg']}" for problem in error.errors()]
+        # The cause would show the values again, secret ones too.
+        raise SettingsError("cannot use these settings: " + "; ".join(lines)) from None
+
+
+def _named(problem: ErrorDetails) -> str:
+    """Return the variable and its value, or only the variable where the value is a secret."""
+    name = ".".join(str(part) for part in problem["loc"]).upper()
+    return name if name.partition(".")[0] in _SECRETS else f"{name}={problem['input']!r}"

@@ -27,7 +27,11 @@ async def normalize(settings: Settings, stop: asyncio.Event) -> None:
                 settings.shard_index,
                 venue.decode,
                 tasks,
-                hold=Hold(DEFAULT_HOLD.messages, settings.resync_max_queue_ms * 1000),
+                hold=Hold(
+                    DEFAULT_HOLD.messages,
+                    settings.resync_max_queue_ms * 1000,
+                    settings.resync_stale_ms * 1000,
+                ),
                 ticker_watermark="ticker" in settings.coinbase_channels,
             )
             serve_metrics(

@@ -16,6 +16,7 @@ from models.events import (
     BookSnapshot,
     Down,
     Event,
+    GivenUp,
     Heartbeat,
     Invalid,
     Lost,
@@ -54,7 +55,16 @@ _decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 class ProductNormalizer:
     """State of one product."""
 
-    __slots__ = ("_book", "_coverage", "_marker", "_reread", "_ticker", "_trades")
+    __slots__ = (
+        "_book",
+        "_coverage",
+        "_feeds",
+        "_hold",
+        "_marker",
+        "_reread",
+        "_ticker",
+        "_trades",
+    )
 
     def __init__(
         self,
@@ -73,6 +83,8 @@ class ProductNormalizer:
         self._ticker = TickerFeed(venue, product, self._coverage, by_watermark=ticker_watermark)
         self._trades = TradesFeed(venue, product, hold, self._coverage)
         self._book = BookFeed(venue, product, hold, self._coverage)
+        self._feeds = (self._ticker, self._trades, self._book)
+        self._hold = hold
         self._marker: tuple[Marker, int] | None = None
         self._reread: list[BookDelta] = []
 
@@ -97,8 +109,16 @@ class ProductNormalizer:
             self._ticker.heartbeat(event, out)  # type: ignore[arg-type]
             self._trades.heartbeat(event, out)  # type: ignore[arg-type]
             self._book.watch(event.ts_ingest, out)
-        elif kind is not Event:
+            self._age(event.ts_ingest, out)
+        elif kind is Event:
+            self._age(event.ts_ingest, out)
+        else:
             self._rare(event, position, out)
+
+    def _age(self, now_us: int, out: Outputs) -> None:
+        """Tell of gaps that have been open for too long; heartbeats are the clock."""
+        for feed in self._feeds:
+            feed.writer.age(out, now_us, self._hold.stale_us)
 
     def _rare(self, event: Event, position: int, out: Outputs) -> None:
         """Take what comes seldom."""
@@ -110,6 +130,9 @@ class ProductNormalizer:
             self._down(event, out)
         elif isinstance(event, Lost):
             self._lose(event, position, out)
+        elif isinstance(event, GivenUp):
+            for feed in self._feeds:
+                feed.writer.give_up(out, event.resync_id, event.ts_ingest)
         elif isinstance(event, Invalid):
             out.invalid.append(event)
             if event.feed == "book":
@@ -173,7 +196,7 @@ class ProductNormalizer:
             self._book.take_over(event.ts_ingest, out)
         if self._coverage.watched(event.ts_ingest):
             return
-        for feed in (self._ticker, self._trades, self._book):
+        for feed in self._feeds:
             if feed.writer.seq and feed.writer.gap is None:
                 feed.writer.announce(out, "stale", event.ts_ingest)
 
@@ -190,13 +213,12 @@ class ProductNormalizer:
     @property
     def states(self) -> dict[str, str]:
         """The announced state of each feed that has had a message."""
-        feeds = (self._ticker, self._trades, self._book)
-        return {feed.writer.feed: feed.writer.state for feed in feeds if feed.writer.seq}
+        return {feed.writer.feed: feed.writer.state for feed in self._feeds if feed.writer.seq}
 
     def checkpoint(self) -> tuple[list[str], bytes]:
         """Return the canonical lines that restore the latest state, and the cursors as JSON."""
         lines: list[str] = []
-        for feed in (self._ticker, self._trades, self._book):
+        for feed in self._feeds:
             writer = feed.writer
             if writer.seq:
                 lines.append(

@@ -74,7 +74,7 @@ class TickerFeed:
         counts_anew = suspect and seq < writer.seq and event.ts_event > self._ts
         if seq <= writer.seq and not counts_anew:
             # Seen before. After a doubt that is good news: nothing was missed.
-            if writer.state == "stale":
+            if writer.state == "stale" and writer.gap is None:
                 writer.announce(out, "live", event.ts_ingest)
             return
         broken = writer.gap is not None or (suspect and not self._follows(event))

@@ -129,6 +129,17 @@ class Writer:
             self._venue, self.product, self.feed, name, reason, after, before, since, stretch
         )
 
+    def age(self, out: Outputs, now_us: int, stale_us: int) -> None:
+        """Announce that the feed is stale when its gap has been open for longer than it may."""
+        gap = self.gap
+        if gap is not None and now_us - gap.since > stale_us:
+            self.announce(out, "stale", now_us)
+
+    def give_up(self, out: Outputs, resync_id: str, now_us: int) -> None:
+        """Announce that the feed is stale: the recovery of its gap has ended without success."""
+        if self.gap is not None and self.gap.resync_id == resync_id:
+            self.announce(out, "stale", now_us)
+
     def close_gap(self, out: Outputs, since: int) -> None:
         """Announce that the feed is live, with the gap that was closed."""
         self.state = "live"

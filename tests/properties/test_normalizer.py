@@ -13,6 +13,7 @@ from models.events import (
     BookSnapshot,
     Down,
     Event,
+    GivenUp,
     Heartbeat,
     Invalid,
     OrderMessage,
@@ -27,7 +28,7 @@ from streaming.core.outputs import Outputs
 from tests.chains import assert_linked, messages
 
 PRODUCT = "BTC-USD"
-HOLD = Hold(messages=5, time_us=3_000_000)
+HOLD = Hold(messages=5, time_us=3_000_000, stale_us=4_000_000)
 
 
 @dataclass
@@ -105,6 +106,11 @@ class Venue:
     def recover(self) -> None:
         """Answer as a recovery would, sometimes with something too old."""
         name = f"resync/coinbase/BTC-USD/x/{self.random.choice(('manual-1', '1-2'))}"
+        if self.random.random() < 0.1:
+            newest = self.trade_id - self.random.randint(0, 3)
+            name = f"resync/coinbase/BTC-USD/trades/{newest - 2}-{newest}"
+            self.events.append(GivenUp(self.now + 1, "", 0, name))
+            return
         head = (self.now + 1, "", 0, name, self.random.random() < 0.8)
         kind = self.random.choice((TradesMarker, BookMarker, TickerMarker))
         if kind is TradesMarker:

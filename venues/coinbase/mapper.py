@@ -228,6 +228,8 @@ _decode_ticker = msgspec.json.Decoder(_TickerBody).decode
 
 def _to_marker(now: int, marker: ResyncMarker) -> Event:
     """Read a recovery's answer; one that cannot be understood is invalid and opens nothing."""
+    if marker.given_up is not None:
+        return events.GivenUp(now, "", 0, marker.resync_id)
     read = {"book": _book_marker, "trades": _trades_marker, "ticker": _ticker_marker}[marker.feed]
     try:
         return read(now, marker)

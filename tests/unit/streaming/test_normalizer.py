@@ -11,6 +11,7 @@ from models.events import (
     BookSnapshot,
     Down,
     Event,
+    GivenUp,
     Heartbeat,
     Invalid,
     Lost,
@@ -82,6 +83,10 @@ class Feed:
     def book(self, time_us: int, *, name: str = "") -> list[str]:
         self.n -= 1
         return self.marker(BookMarker, time_us, [("99", "1")], [("101", "1")], name=name)
+
+    def gap(self) -> str:
+        """Return the bounds of the newest gap."""
+        return f"{self.out.requests[-1].after}-{self.out.requests[-1].before}"
 
     def order(self, seq: int) -> list[str]:
         return self.send(OrderMessage(*self.head(), seq))
@@ -386,6 +391,55 @@ def test_gate_beyond_its_time_keeps_only_the_position() -> None:
     feed.now += 3_000_000
     feed.heartbeat(12)
     assert not feed.core.holding
+
+
+def test_gap_that_stays_open_becomes_stale_once_and_is_live_when_it_is_filled() -> None:
+    """Whoever should recover it is away; the request waits, and subscribers are told."""
+    feed = Feed(hold=Hold(messages=100, time_us=2_000_000, stale_us=5_000_000))
+    feed.trade(10, last=True)
+    feed.trade(12)
+    feed.now += 4_000_000
+    assert feed.heartbeat(12) == []
+    feed.now += 2_000_000
+    assert feed.heartbeat(12) == ["trades stale 10-12"]
+    assert feed.send(Event(*feed.head())) == []
+    assert feed.fill(11, 12) == ["trades tick", "trades tick", "trades live 10-12"]
+    assert len(feed.out.requests) == 1
+
+
+def test_book_without_heartbeats_becomes_stale_by_records_that_say_nothing() -> None:
+    """Records of other channels tell the time as well."""
+    feed = Feed(hold=Hold(messages=100, time_us=2_000_000, stale_us=5_000_000))
+    feed.snapshot()
+    assert feed.delta(price="102") == [f"book gap {feed.gap()}"]
+    feed.now += 6_000_000
+    assert feed.send(Event(*feed.head())) == [f"book stale {feed.gap()}"]
+
+
+def test_recovery_that_has_given_up_makes_the_feed_stale_until_another_one_closes_it() -> None:
+    """Only its own gap; one that is closed, or another's, is not touched."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.trade(12)
+    name = feed.out.requests[-1].resync_id
+    assert feed.send(GivenUp(feed.now, "", 0, name + "-other")) == []
+    assert feed.send(GivenUp(feed.now, "", 0, name)) == ["trades stale 10-12"]
+    assert feed.send(GivenUp(feed.now, "", 0, name)) == []
+    answer = feed.fill(11, 12, name="resync/coinbase/BTC-USD/trades/manual-1")
+    assert answer[:3] == ["trades tick", "trades tick", "trades live 10-12"]
+    assert feed.send(GivenUp(feed.now, "", 0, name)) == []
+
+
+def test_ticker_that_is_stale_with_a_gap_is_not_live_by_an_old_message() -> None:
+    """A repeat proves nothing while a loss is known."""
+    feed = Feed(hold=Hold(messages=100, time_us=2_000_000, stale_us=5_000_000))
+    feed.ticker(100, 10)
+    feed.heartbeat(11)
+    feed.heartbeat(11)
+    feed.now += 6_000_000
+    assert feed.heartbeat(11)[-1].startswith("ticker stale")
+    assert feed.ticker(100, 10) == []
+    assert feed.ticker(110, 11) == ["ticker snapshot resync", "ticker live 100-None"]
 
 
 def test_fetched_trades_close_the_gap_without_a_seam() -> None:
