@@ -16,6 +16,8 @@ VENUE_QUEUE = "venue-rest"
 """Task queue of REST requests, one each; the server limits its rate over all workers."""
 GAP_RESYNC = "GapResyncWorkflow"
 """Name of the workflow, as `temporal workflow start --type` takes it."""
+STRETCH_RESYNC = "StretchResyncWorkflow"
+"""Name of the parent of all gaps that one lost stretch of a connection has opened."""
 
 NOT_FOUND = "NotFoundError"
 BAD_REQUEST = "BadRequestError"
@@ -49,8 +51,8 @@ class Payload(BaseModel):
 class ResyncInput(Payload):
     """The gap, as the normalizer told it; by hand the first three fields are enough.
 
-    `after`, `before`, `since`: see `models.resync.ResyncRequest`. `give_up_after_s`: how long
-    the venue, and then the normalizer, may take before the workflow ends as failed.
+    `after`, `before`, `since`, `stretch`: see `models.resync.ResyncRequest`. `give_up_after_s`:
+    how long the venue, and then the normalizer, may take before the workflow ends as failed.
     """
 
     venue: str
@@ -61,6 +63,7 @@ class ResyncInput(Payload):
     after: int | None = None
     before: int | None = None
     since: int | None = None
+    stretch: str | None = None
     give_up_after_s: float = 3600.0
     max_rounds: int = 20
 
@@ -159,6 +162,17 @@ class Verified(Payload):
     closed: int = 0
 
 
+class GiveUp(Payload):
+    """A gap that will not be recovered. `run`: makes the message's id unique to this run."""
+
+    venue: str
+    product: str
+    feed: Feed
+    resync_id: str
+    run: str
+    sentence: str
+
+
 class StepTime(Payload):
     """How long one step took."""
 
@@ -213,3 +227,55 @@ class ResyncReport(Payload):
     seconds: float = 0.0
     gap_seconds: float | None = None
     steps: list[StepTime] = []
+
+
+class Count(Payload):
+    """How many gaps of a stretch ended in which way; `elsewhere`: another workflow has them."""
+
+    closed: int = 0
+    already_closed: int = 0
+    aborted: int = 0
+    failed: int = 0
+    elsewhere: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.closed + self.already_closed + self.aborted + self.failed + self.elsewhere
+
+
+class StretchInput(Payload):
+    """A lost stretch of a connection, named as `models.resync.ResyncRequest.stretch` does.
+
+    `one_run`: after so many gaps the next run goes on, so that no history grows without bounds.
+    The rest is for that next run: gaps that are still to be recovered, how those before ended,
+    and what was said of the failed ones.
+    """
+
+    venue: str
+    stretch: str
+    one_run: int = 1000
+    waiting: list[ResyncInput] = []
+    count: Count = Count()
+    failures: list[str] = []
+
+
+class StretchProgress(Payload):
+    """Answer of the parent's `progress` query."""
+
+    stretch: str
+    waiting: int
+    open: list[str]
+    count: Count
+
+
+class StretchReport(Payload):
+    """What became of the gaps of a stretch. `failures`: a sentence each, the first hundred."""
+
+    venue: str
+    stretch: str
+    outcome: Outcome
+    sentence: str
+    count: Count
+    failures: list[str]
+    seconds: float

@@ -60,16 +60,18 @@ class TemporalServer(Process):
 
 @dataclass
 class FakeNormalizer:
-    """Answers markers in MD_TICKS. Attributes: markers, those that came, by resync_id.
+    """Answers markers in MD_TICKS.
 
-    Knows open gaps by what `open_gap` announced. `say_gap`: so many markers are refused first.
-    `silent`: none is answered. `forget`: prints that get lost here.
+    Attributes: markers, those that came, by resync_id; given_up, sentences of recoveries that
+    failed. Knows open gaps by what `open_gap` announced. `say_gap`: so many markers are refused
+    first. `silent`: none is answered. `forget`: prints that get lost here.
     """
 
     log: JetStreamLog
     chain: dict[tuple[str, Feed], tuple[int, int]] = field(default_factory=dict)
     gaps: dict[tuple[str, Feed], ResyncRequest] = field(default_factory=dict)
     markers: dict[str, list[Any]] = field(default_factory=dict)
+    given_up: dict[str, str] = field(default_factory=dict)
     say_gap: int = 0
     silent: bool = False
     unanswered: dict[str, tuple[str, dict[str, Any], int]] = field(default_factory=dict)
@@ -83,7 +85,10 @@ class FakeNormalizer:
                 product = message.subject.rpartition(".")[2]
                 for line in message.payload.split(b"\n"):
                     told = json.loads(line)
-                    if "marker" in told and self.silent:
+                    if "marker" in told and told["marker"]["given_up"] is not None:
+                        name = told["marker"]["resync_id"]
+                        self.given_up[name] = told["marker"]["given_up"]
+                    elif "marker" in told and self.silent:
                         self.unanswered[told["marker"]["resync_id"]] = (
                             product,
                             told["marker"],

@@ -5,7 +5,7 @@ away requests wait in the queue, and come again by themselves.
 """
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import msgspec
 import structlog
@@ -17,7 +17,7 @@ from models.resync import ResyncRequest
 from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.work import Job, WorkQueue
-from workflows.starting import of_request, start_resync
+from workflows.starting import of_request, start_in_stretch, start_resync
 
 CONSUMER = "dispatcher"
 """Name of the consumer that all dispatchers share."""
@@ -60,7 +60,7 @@ class Dispatcher:
             await job.never()
             return
         try:
-            await start_resync(self._client, of_request(request))
+            await self._start(request)
         except WorkflowAlreadyStartedError:
             _log.debug("has been recovered before", resync_id=request.resync_id)
         except RPCError as error:
@@ -69,3 +69,12 @@ class Dispatcher:
             return
         await job.done()
         self.taken += 1
+
+    async def _start(self, request: ResyncRequest) -> None:
+        """Start the gap's workflow, or have the one of its connection's lost stretch do it."""
+        gap = of_request(request)
+        if request.stretch is not None:
+            with suppress(WorkflowAlreadyStartedError):  # ended: this request came late
+                await start_in_stretch(self._client, gap, request.stretch)
+                return
+        await start_resync(self._client, gap)

@@ -15,6 +15,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.chain import ChainActivities
+from activities.giving_up import GivingUpActivities
 from activities.outcome import OutcomeActivities
 from activities.venue import VenueActivities
 from models.recovery import RESYNC_QUEUE, VENUE_QUEUE
@@ -28,6 +29,7 @@ from workers.process import run_worker
 from workers.venue import VENUES
 from workflows.connect import connect_patiently
 from workflows.gap_resync import GapResyncWorkflow
+from workflows.stretch_resync import StretchResyncWorkflow
 
 _GRACE = timedelta(seconds=2)
 _STICKY = timedelta(seconds=1)
@@ -47,14 +49,16 @@ def resync_worker(
 ) -> Worker:
     """Return the worker that decides, reads the log and reports."""
     chain = ChainActivities(log, settings.streams, settings.shard_count)
+    giving_up = GivingUpActivities(log, settings.shard_count)
     return Worker(
         client,
         task_queue=RESYNC_QUEUE,
-        workflows=[GapResyncWorkflow],
+        workflows=[GapResyncWorkflow, StretchResyncWorkflow],
         activities=[
             chain.note_position,
             chain.await_reopening,
             chain.verify_chain,
+            giving_up.give_up,
             outcome.note_outcome,
         ],
         max_cached_workflows=cached,

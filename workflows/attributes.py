@@ -25,6 +25,7 @@ _WHY = {
     "lost_record": "a record that never reached the log",
     "crossed": "a crossed book",
     "no_snapshot": "changes without a snapshot",
+    "connection": "lost frames of the connection",
     "manual": "ordered by hand",
 }
 
@@ -38,6 +39,11 @@ def search_attributes(gap: ResyncInput) -> TypedSearchAttributes:
             SearchAttributePair(FEED, gap.feed),
         ]
     )
+
+
+def of_stretch(venue: str) -> TypedSearchAttributes:
+    """Return what is known of a lost stretch, which has no product of its own."""
+    return TypedSearchAttributes([SearchAttributePair(VENUE, venue)])
 
 
 def lost_prints(gap: ResyncInput) -> int | None:

@@ -14,6 +14,7 @@ from temporalio.exceptions import TimeoutError as TimedOutError
 
 with workflow.unsafe.imports_passed_through():
     from activities.chain import ChainActivities
+    from activities.giving_up import GivingUpActivities
     from activities.heartbeats import HEARTBEAT_WITHIN_S
     from activities.outcome import OutcomeActivities
     from activities.venue import VenueActivities
@@ -28,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
         Await,
         Fetch,
         Fetched,
+        GiveUp,
         Noted,
         Outcome,
         Progress,
@@ -42,6 +44,9 @@ with workflow.unsafe.imports_passed_through():
 
 Ending = tuple[Outcome, str]
 """The outcome, and a sentence about it."""
+
+STALE_WHEN_GIVEN_UP = "stale-when-given-up"
+"""Patch: since then a recovery that fails tells the normalizer."""
 
 _SECOND = timedelta(seconds=1)
 _FIRST_PAUSE_S = 0.2
@@ -84,9 +89,9 @@ class GapResyncWorkflow:
             ended = await recovery if recovery.done() else await self._stop(recovery)
             return await self._end(*(ended or ("aborted", f"aborted: {self._abort}")))
         except ActivityError as error:
-            report = await self._end("failed", _why(error))
+            report = await self._fail(_why(error))
         except ApplicationError as error:
-            report = await self._end("failed", error.message)
+            report = await self._fail(error.message)
         except asyncio.CancelledError:
             await self._stop(recovery)
             await self._end("aborted", "the workflow was cancelled")
@@ -246,6 +251,29 @@ class GapResyncWorkflow:
         if journal.closed_by(answer):
             return "closed", journal.sentence()
         return "already_closed", f"no gap was open; {journal.verified.links:,} links verified"
+
+    async def _fail(self, sentence: str) -> ResyncReport:
+        """Have the feed announced as stale, as far as that is possible, and end."""
+        if workflow.patched(STALE_WHEN_GIVEN_UP):
+            gap = self._gap
+            try:
+                await workflow.execute_activity_method(
+                    GivingUpActivities.give_up,
+                    GiveUp(
+                        venue=gap.venue,
+                        product=gap.product,
+                        feed=gap.feed,
+                        resync_id=gap.resync_id,
+                        run=workflow.info().run_id[:13],
+                        sentence=sentence,
+                    ),
+                    start_to_close_timeout=10 * _SECOND,
+                    schedule_to_close_timeout=60 * _SECOND,
+                    retry_policy=_RETRY,
+                )
+            except ActivityError as error:  # the gap's age will make it stale as well
+                workflow.logger.warning("could not tell the normalizer: %s", error.cause)
+        return await self._end("failed", sentence)
 
     async def _end(self, outcome: Outcome, sentence: str) -> ResyncReport:
         """Show the outcome in the list and count it."""

@@ -7,7 +7,14 @@ import msgspec
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
-from models.recovery import GAP_RESYNC, RESYNC_QUEUE, ResyncInput, ResyncReport
+from models.recovery import (
+    GAP_RESYNC,
+    RESYNC_QUEUE,
+    STRETCH_RESYNC,
+    ResyncInput,
+    ResyncReport,
+    StretchInput,
+)
 from models.resync import ResyncRequest
 from workflows import attributes
 
@@ -39,5 +46,26 @@ async def start_resync(client: Client, gap: ResyncInput) -> WorkflowHandle[Any, 
         static_details=attributes.details(gap),
         # Where the client's own process has the worker, the first task comes with the answer.
         request_eager_start=True,
+        rpc_timeout=_RPC_TIMEOUT,
+    )
+
+
+async def start_in_stretch(client: Client, gap: ResyncInput, stretch: str) -> None:
+    """Hand a gap to the workflow of the connection stretch whose loss has opened it.
+
+    Raises:
+        WorkflowAlreadyStartedError: that one has ended already; start the gap by itself.
+        RPCError: the server did not take it; ask again.
+    """
+    await client.start_workflow(
+        STRETCH_RESYNC,
+        StretchInput(venue=gap.venue, stretch=stretch),
+        id=f"stretch/{gap.venue}/{stretch}",
+        task_queue=RESYNC_QUEUE,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+        start_signal="add",
+        start_signal_args=[gap],
+        search_attributes=attributes.of_stretch(gap.venue),
+        static_summary=f"{gap.venue}: frames of connection {stretch} lost",
         rpc_timeout=_RPC_TIMEOUT,
     )

@@ -212,6 +212,8 @@ async def test_delisted_product_is_a_final_explained_failure(recovery: Bench) ->
     assert "404" in report.sentence
     assert recovery.product in report.sentence
     assert request.resync_id not in recovery.normalizer.markers
+    await eventually(lambda: request.resync_id in recovery.normalizer.given_up)
+    assert recovery.normalizer.given_up[request.resync_id] == report.sentence
     assert recovery.outcome.total.values[recovery.product, "failed"] == 1
 
 
