@@ -35,6 +35,8 @@ class Stack:
         *,
         recovery: bool = False,
         two_lines: bool = False,
+        venue: str = "coinbase",
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.http = httpx.AsyncClient()
         self.truth_file = root / "truth.ndjson"
@@ -42,6 +44,9 @@ class Stack:
         self.sim_port, self.gateway_port = free_port(), free_port()
         keys = Keys()
         env = {
+            **(env or {}),
+            "INGEST_VENUE": venue,
+            "COINBASE_ADVANCED_WS": f"ws://127.0.0.1:{self.sim_port}/advanced",
             "NATS_URLS": self.nats.url,
             "GATEWAY_PORT": str(self.gateway_port),
             "COINBASE_WS_PRIMARY": f"ws://127.0.0.1:{self.sim_port}",
@@ -129,11 +134,10 @@ async def running(
     simulator: Sequence[str] = (),
     *,
     without: Sequence[str] = (),
-    recovery: bool = False,
-    two_lines: bool = False,
+    **options: Any,
 ) -> AsyncIterator[Stack]:
-    """Run the stack; the processes in `without` are left for the test to start."""
-    stack = Stack(root, products, channels, simulator, recovery=recovery, two_lines=two_lines)
+    """Run the stack with its options; processes in `without` are left for the test to start."""
+    stack = Stack(root, products, channels, simulator, **options)
     with ExitStack() as exits:
         for name, process in stack.processes.items():
             exits.callback(process.stop)
@@ -227,7 +231,7 @@ def audit(lines: Sequence[bytes], truth: Emitted) -> Audit:
             at[key] = place
             result.delivered += 1
     for key, keys in truth.keys.items():
-        if state.get(key, "live") == "gap":
+        if state.get(key, "live") in {"gap", "stale"}:
             result.open_gaps += 1
         else:
             assert at.get(key) == len(keys) - 1, f"{key} ends at {at.get(key)} of {len(keys)}"
