@@ -1,30 +1,40 @@
-"""Records the histories that `test_replay` replays: `python -m tests.replay.record`.
+"""Records the histories that `test_replay` replays: `python -m tests.replay.record [PATH]...`.
 
-Runs every path of the workflow on real servers. Run it after a change of the workflow that is
-meant to be compatible only by `workflow.patched`, and keep the older files beside the new ones.
+Runs the named paths of the workflows (all, if none is named) on real servers. After a change that
+is compatible by `workflow.patched`, keep the older files beside the new ones under a name that
+`KEPT` lists.
 """
 
 import asyncio
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    WorkflowContinuedAsNewError,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 
-from models.recovery import ResyncReport
+from models.recovery import RESYNC_QUEUE, STRETCH_RESYNC, ResyncReport, StretchInput
 from tests.recovery import Bench, bench
 from tests.servers import eventually
 from venues.simulator.fault_spec import FaultSpec
+from workflows.starting import of_request, start_in_stretch
 
 HISTORIES = Path(__file__).parent / "histories"
 BAD = "known_bad"
 """A history that today's code must refuse: its first activity is another one."""
 
-Handle = WorkflowHandle[Any, ResyncReport]
+KEPT = ("before_stale_delisted", "before_stale_given_up")
+"""Histories of older code that cannot be recorded again: before a failure told the normalizer."""
+
+Handle = WorkflowHandle[Any, Any]
 
 
 async def _closed_trades(site: Bench) -> Handle:
@@ -113,24 +123,73 @@ async def _waiting(site: Bench) -> Handle:
     return handle
 
 
+async def _stretch(site: Bench, *, delisted: bool) -> Handle:
+    """Start the parent with gaps of three products, one of which is delisted."""
+    number = int(site.product[1:].partition("-")[0])
+    products = [f"A{number + more}-USD" for more in (0, 100, 200)]
+    gaps = [of_request(await site.lose_prints(3, product)) for product in products]
+    site.sim.venue.inject(FaultSpec(kind="delist", product=products[2]))
+    stretch = f"a-{number}/7-9"
+    for gap in gaps if delisted else gaps[:-1]:
+        await start_in_stretch(site.client, gap, stretch)
+    return site.client.get_workflow_handle(f"stretch/coinbase/{stretch}")
+
+
+async def _stretch_closed(site: Bench) -> Handle:
+    return await _stretch(site, delisted=False)
+
+
+async def _stretch_failed(site: Bench) -> Handle:
+    return await _stretch(site, delisted=True)
+
+
+async def _stretch_aborted(site: Bench) -> Handle:
+    site.normalizer.silent = True
+    handle = await _stretch(site, delisted=False)
+
+    async def waits() -> bool:
+        return len((await handle.query("progress"))["open"]) == 2
+
+    await eventually(waits)
+    await handle.signal("abort", "by hand")
+    return handle
+
+
+async def _stretch_continued(site: Bench) -> Handle:
+    gap = of_request(await site.lose_prints(3))
+    other = of_request(await site.lose_prints(2, "A100-USD"))
+    handle = await site.client.start_workflow(
+        STRETCH_RESYNC,
+        StretchInput(venue="coinbase", stretch="a-1/1-3", one_run=1, waiting=[gap, other]),
+        id="stretch/coinbase/a-1/1-3",
+        task_queue=RESYNC_QUEUE,
+    )
+    await handle.result()
+    return site.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+
+
 PATHS: tuple[Callable[[Bench], Awaitable[Handle]], ...] = (
     *(_closed_trades, _pages, _stale_book, _refused_marker, _ticker, _sequence),
     *(_already_closed, _started_plainly, _retried, _delisted, _given_up, _aborted, _cancelled),
+    *(_stretch_closed, _stretch_failed, _stretch_aborted, _stretch_continued),
 )
-"""Every way that the workflow can go; a history is named after each."""
+"""Every way that the workflows can go; a history is named after each."""
 
 
-async def record() -> None:
-    """Write one file per path, and the known-bad one."""
-    names = [f"A{number}-USD" for number in range(len(PATHS))]
+async def record(wanted: Sequence[str] = ()) -> None:
+    """Write one file per path that is wanted, and the known-bad one."""
+    names = [f"A{number}-USD" for number in range(300)]
     market = {"history_trades": 3000, "levels": 20}
     HISTORIES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as root:
         async with bench(Path(root), products=names, market=market) as site:
-            for product, path in zip(names, PATHS, strict=True):
+            for product, path in zip(names, PATHS, strict=False):
+                if wanted and path.__name__.strip("_") not in wanted:
+                    continue
                 handle = await path(site.fresh(product))
-                with suppress(WorkflowFailureError):  # which some paths are
-                    await handle.result()
+                # Some paths are failures, and one goes on in another run.
+                with suppress(WorkflowFailureError, WorkflowContinuedAsNewError):
+                    await handle.result(follow_runs=False)
                 history = (await handle.fetch_history()).to_json()
                 _write(path.__name__.strip("_"), handle.id, json.loads(history))
     closed = json.loads((HISTORIES / "closed_trades.json").read_text())
@@ -158,4 +217,4 @@ def _write(name: str, workflow_id: str, history: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(record())
+    asyncio.run(record(sys.argv[1:]))
