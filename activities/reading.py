@@ -69,7 +69,7 @@ class ChainReader:
         if state == b'"live"' and bytes(line.gap) != b"null":
             self._closed += 1
         if line.resync_id == self._stretch.resync_id:
-            self._open = state == b'"gap"'
+            self._open = state != b'"live"'
 
     def _snapshot(self, line: _Line) -> None:
         self._seq, self._id = line.seq, None

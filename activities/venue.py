@@ -85,7 +85,7 @@ class VenueActivities:
             return Fetched(too_old=sentence, newest=newest)
         if after is None:
             after = newest - len(page)
-        elif newest - after > MAX_PAGE:
+        elif newest - after > MAX_PAGE and not gap.accept_loss:
             return Fetched(newest=newest, more=fetch.model_copy(update={"upto": newest}))
         wanted = [trade for trade in page if trade.trade_id > after]
         return await self._publish_trades(fetch, wanted, after, newest, last=True)
@@ -104,7 +104,7 @@ class VenueActivities:
         """Publish prints, oldest first, after making sure that none is missing among them."""
         oldest_first = sorted(trades, key=lambda trade: trade.trade_id)
         missing = _holes([trade.trade_id for trade in oldest_first], after, newest)
-        if missing:
+        if missing and not fetch.gap.accept_loss:
             raise MissingTradesError(f"/products/{fetch.gap.product}/trades", missing)
         marker = await self._publish(fetch, msgspec.json.encode(oldest_first), last=last)
         more = None if last else fetch.model_copy(update={"after": newest})
@@ -127,7 +127,9 @@ class VenueActivities:
 
     async def _publish(self, fetch: Fetch, body: bytes, *, last: bool = True) -> int:
         gap = fetch.gap
-        marker = ResyncMarker(gap.resync_id, gap.feed, msgspec.Raw(body), last)
+        marker = ResyncMarker(
+            gap.resync_id, gap.feed, msgspec.Raw(body), last, accept_loss=gap.accept_loss
+        )
         return await self._log.publish(
             raw_subject(shard_of(gap.venue, gap.product, self._shards), gap.venue, gap.product),
             marker_line(time.time_ns() // 1000, marker),

@@ -59,6 +59,10 @@ def resync(
     venue: Annotated[
         str | None, typer.Option(help="Venue of the product; default from INGEST_VENUE.")
     ] = None,
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="Give up trades that the venue does not have any more."),
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the end and report.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +71,7 @@ def resync(
     Exit status 1 means that it was not recovered.
     """
     settings = _settings()
-    gap = _by_hand(venue or settings.ingest_venue, product, _feed(feed))
+    gap = _by_hand(venue or settings.ingest_venue, product, _feed(feed), accept_loss=accept_loss)
     raise typer.Exit(_run(_resync(settings, gap, wait=wait, as_json=as_json), settings))
 
 
@@ -190,9 +194,11 @@ def _show(report: ResyncReport) -> None:
         typer.echo(f"  {step.step:10} {step.seconds:8.3f} s  {step.note}")
 
 
-def _by_hand(venue: str, product: str, feed: Feed) -> ResyncInput:
+def _by_hand(venue: str, product: str, feed: Feed, *, accept_loss: bool) -> ResyncInput:
     name = f"resync/{_token(venue)}/{_token(product)}/{feed}{MANUAL}{time.time_ns() // 1000}"
-    return ResyncInput(venue=venue, product=product, feed=feed, resync_id=name)
+    return ResyncInput(
+        venue=venue, product=product, feed=feed, resync_id=name, accept_loss=accept_loss
+    )
 
 
 def _feed(text: str) -> Feed:

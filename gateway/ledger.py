@@ -15,7 +15,10 @@ MAX_CLOSED = 1000
 
 
 class GapView(BaseModel):
-    """One gap. Times in microseconds; `after` and `before` bound what was missing, exclusively."""
+    """One gap. Times in microseconds; `after` and `before` bound what was missing, exclusively.
+
+    `state`: of the feed, as it was last announced with this gap.
+    """
 
     resync_id: str
     venue: str
@@ -25,6 +28,7 @@ class GapView(BaseModel):
     before: int | None
     opened_us: int
     closed_us: int | None = None
+    state: str = "gap"
 
     @property
     def is_open(self) -> bool:
@@ -47,11 +51,13 @@ class Ledger:
         if status.state == "live":
             view = self._open.pop(name, None)
             if view is not None:
-                view.closed_us = status.since
+                view.closed_us, view.state = status.since, status.state
                 self._closed[name] = view
                 if len(self._closed) > MAX_CLOSED:
                     self._closed.popitem(last=False)
-        elif gap is not None and name not in self._open:
+        elif name in self._open:
+            self._open[name].state = status.state
+        elif gap is not None:
             self._open[name] = GapView(
                 resync_id=name,
                 venue=status.venue,
@@ -60,6 +66,7 @@ class Ledger:
                 after=gap.after,
                 before=gap.before,
                 opened_us=status.since,
+                state=status.state,
             )
 
     def gaps(self) -> list[GapView]:

@@ -114,9 +114,13 @@ class Marker(Event):
 
 
 class TradesMarker(Marker):
-    """Prints from the venue's history, oldest first."""
+    """Prints from the venue's history, oldest first.
+
+    `accept_loss`: what is missing even so is lost, and new chains begin behind it.
+    """
 
     trades: list[Trade]
+    accept_loss: bool = False
 
 
 class BookMarker(Marker):

@@ -36,7 +36,8 @@ class ResyncMarker(msgspec.Struct, frozen=True):
     """What a recovery has fetched; `body` is the venue's own answer, which its mapper reads.
 
     `last` is false where a large answer is spread over several markers. `given_up`: there is no
-    answer and there will be none; the sentence says why.
+    answer and there will be none; the sentence says why. `accept_loss`: a person has decided that
+    prints which are still missing after this are lost.
     """
 
     resync_id: str
@@ -44,6 +45,7 @@ class ResyncMarker(msgspec.Struct, frozen=True):
     body: msgspec.Raw = msgspec.Raw(b"null")
     last: bool = True
     given_up: str | None = None
+    accept_loss: bool = False
 
 
 class RawLine(msgspec.Struct):

@@ -53,6 +53,7 @@ class ResyncInput(Payload):
 
     `after`, `before`, `since`, `stretch`: see `models.resync.ResyncRequest`. `give_up_after_s`:
     how long the venue, and then the normalizer, may take before the workflow ends as failed.
+    `accept_loss`: give up prints that the venue does not have any more.
     """
 
     venue: str
@@ -64,6 +65,7 @@ class ResyncInput(Payload):
     before: int | None = None
     since: int | None = None
     stretch: str | None = None
+    accept_loss: bool = False
     give_up_after_s: float = 3600.0
     max_rounds: int = 20
 

@@ -116,5 +116,7 @@ class Journal:
         did = "a new chain began with the venue's own state"
         if gap.feed == "trades":
             did = f"{verified.filled or self.fetched:,} prints filled in"
+            if verified.snapshots:
+                did = "what the venue does not have any more was given up, a new chain began"
         links = f"{verified.links:,} links verified"
         return f"{did}, {verified.replayed:,} ticks followed at once, {links}"

@@ -46,6 +46,15 @@ class SequenceGate(msgspec.Struct):
         """The first number behind the first hole."""
         return min(self.ahead, default=self.top + 1)
 
+    def skip(self) -> int:
+        """Give up the first hole; return the number behind it."""
+        first = self.next_seen
+        self.last = first - 1
+        if first in self.ahead:
+            self.ahead.remove(first)
+            self.offer(first)
+        return first
+
     def rewind(self, last: int) -> None:
         """Forget what was seen above `last`: from here on it counts as missing."""
         self.last = last

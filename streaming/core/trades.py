@@ -141,10 +141,28 @@ class TradesFeed:
             self._orders = SequenceGate(orders.top, orders.top)
         # The history may be ahead of the feed, gap or not.
         self._release(out)
+        if event.accept_loss and event.last:
+            self._accept_loss(event.resync_id, out)
         self._settle(event.ts_ingest, out)
         closed = gap is not None and self.writer.gap is not gap
         if event.last and not (closed and gap is not None and gap.resync_id == event.resync_id):
             self.writer.answer(out, event.resync_id, event.ts_ingest)
+
+    def _accept_loss(self, resync_id: str, out: Outputs) -> None:
+        """Begin a new chain behind each hole that is left."""
+        ids, orders, writer = self._ids, self._orders, self.writer
+        if orders is not None:
+            self._orders = SequenceGate(orders.top, orders.top)
+        self._release(out)
+        while ids is not None and ids.open:
+            behind = ids.skip()
+            trade, seq = self._held.pop(behind, None), writer.seq + 1
+            if trade is not None:  # none: nothing has come behind the last hole
+                self._ts, self._fields = trade.ts_event, trade.fields
+                seq = max(trade.seq, seq)
+            writer.snapshot(out, seq, self._ts, "resync", self._fields, resync_id)
+            self._emitted = behind if trade is not None else ids.last
+            self._release(out)
 
     def _take_late(self, trade: Trade) -> None:
         """Note a print that may have been missing."""

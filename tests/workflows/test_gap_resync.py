@@ -254,6 +254,17 @@ async def test_prints_that_the_venue_no_longer_has_are_told(recovery: Bench) -> 
     assert gap.resync_id not in recovery.normalizer.markers
 
 
+async def test_loss_that_a_person_accepts_takes_what_there_is(recovery: Bench) -> None:
+    """The venue's newest page goes out as it is; nothing is asked for that it has not."""
+    newest = recovery.newest_trade()
+    await recovery.normalizer.prints(recovery.product, [newest - 9000])
+    gap = recovery.by_hand("trades").model_copy(update={"accept_loss": True})
+    report = await recovery.run(gap)
+    assert (report.attempts, report.markers, report.fetched) == (1, 1, 1000)
+    (body,) = recovery.normalizer.markers[gap.resync_id]
+    assert [body[0]["trade_id"], body[-1]["trade_id"]] == [newest - 999, newest]
+
+
 async def test_broken_chain_is_found_and_named(recovery: Bench) -> None:
     """A normalizer that says `live` with a print missing is not believed."""
     request = await recovery.lose_prints(5)

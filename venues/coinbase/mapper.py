@@ -257,7 +257,9 @@ def _levels(rows: list[tuple[str, str, int | str]]) -> list[Level]:
 
 def _trades_marker(now: int, marker: ResyncMarker) -> Event:
     trades = [_rest_trade(now, trade) for trade in _decode_trades(marker.body)]
-    return events.TradesMarker(now, "", 0, marker.resync_id, marker.last, trades)
+    return events.TradesMarker(
+        now, "", 0, marker.resync_id, marker.last, trades, marker.accept_loss
+    )
 
 
 def _rest_trade(now: int, trade: RestTrade) -> events.Trade:

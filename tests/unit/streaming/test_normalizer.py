@@ -74,11 +74,13 @@ class Feed:
         gaps = [request.resync_id for request in self.out.requests]
         return self.send(kind(self.head()[0], "", 0, name or gaps[-1], last, *body))
 
-    def fill(self, *trade_ids: int, name: str = "", last: bool = True) -> list[str]:
+    def fill(
+        self, *trade_ids: int, name: str = "", last: bool = True, accept_loss: bool = False
+    ) -> list[str]:
         self.n -= 1
         fields = '{{"last_trade":{{"px":1,"qty":1,"side":"buy","id":{}}}}}'.format
         trades = [Trade(self.now, "", 0, 0, id_, self.now, fields(id_)) for id_ in trade_ids]
-        return self.marker(TradesMarker, trades, name=name, last=last)
+        return self.marker(TradesMarker, trades, accept_loss, name=name, last=last)
 
     def book(self, time_us: int, *, name: str = "") -> list[str]:
         self.n -= 1
@@ -428,6 +430,36 @@ def test_recovery_that_has_given_up_makes_the_feed_stale_until_another_one_close
     answer = feed.fill(11, 12, name="resync/coinbase/BTC-USD/trades/manual-1")
     assert answer[:3] == ["trades tick", "trades tick", "trades live 10-12"]
     assert feed.send(GivenUp(feed.now, "", 0, name)) == []
+
+
+def test_loss_that_a_person_accepts_begins_a_new_chain_behind_each_hole() -> None:
+    """What the venue still has is filled in; the rest is announced by snapshots, once each."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    for trade_id in (14, 15, 18):
+        feed.trade(trade_id)
+    manual = "resync/coinbase/BTC-USD/trades/manual-1"
+    assert feed.fill(12, 17, name=manual, accept_loss=True) == [
+        "trades snapshot resync",
+        "trades snapshot resync",
+        "trades tick",
+        "trades snapshot resync",
+        "trades tick",
+        "trades live 10-14",
+        "trades live",
+    ]
+    assert feed.trade(19) == ["trades tick"]
+
+
+def test_accepted_loss_at_the_end_goes_on_with_the_next_print() -> None:
+    """Nothing has come behind the hole yet: a snapshot tells of it, and the next print follows."""
+    feed = Feed()
+    feed.trade(10, last=True)
+    feed.heartbeat(12)
+    assert feed.heartbeat(12) == ["trades gap 10-13"]
+    answer = feed.fill(name="resync/x/manual-1", accept_loss=True)
+    assert answer == ["trades snapshot resync", "trades live 10-13", "trades live"]
+    assert feed.trade(13) == ["trades tick"]
 
 
 def test_ticker_that_is_stale_with_a_gap_is_not_live_by_an_old_message() -> None:
