@@ -29,7 +29,7 @@ from models.resync import MANUAL
 from models.settings import Settings, SettingsError, load_settings
 from models.subjects import SubjectError, token
 from workflows import attributes
-from workflows.connect import connect, ui_link
+from workflows.connect import connect, leave, ui_link
 from workflows.starting import start_resync
 
 EXIT_NOT_RECOVERED = 1
@@ -72,7 +72,7 @@ def resync(
     """
     settings = _settings()
     gap = _by_hand(venue or settings.ingest_venue, product, _feed(feed), accept_loss=accept_loss)
-    raise typer.Exit(_run(_resync(settings, gap, wait=wait, as_json=as_json), settings))
+    leave(_run(_resync(settings, gap, wait=wait, as_json=as_json), settings))
 
 
 def resyncs(
@@ -86,7 +86,7 @@ def resyncs(
     """List recoveries: when, what, how large a gap, how long it took, and how it ended."""
     settings = _settings()
     query = _query(product, outcome)
-    raise typer.Exit(_run(_resyncs(settings, query, limit, as_json=as_json), settings))
+    leave(_run(_resyncs(settings, query, limit, as_json=as_json), settings))
 
 
 async def _resync(settings: Settings, gap: ResyncInput, *, wait: bool, as_json: bool) -> int:

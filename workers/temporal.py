@@ -5,7 +5,6 @@ rate over all processes together. Eager starts would bypass that limit, and are 
 """
 
 import asyncio
-import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -27,7 +26,7 @@ from venues.coinbase.rest import CoinbaseRest
 from workers.dispatcher import Dispatcher
 from workers.process import run_worker
 from workers.venue import VENUES
-from workflows.connect import connect_patiently
+from workflows.connect import connect_patiently, leave
 from workflows.gap_resync import GapResyncWorkflow
 from workflows.stretch_resync import StretchResyncWorkflow
 
@@ -148,4 +147,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
