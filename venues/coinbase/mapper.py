@@ -13,10 +13,16 @@ import msgspec
 from models import events
 from models.canonical import Feed, Level, Side
 from models.events import Event, Invalid
-from models.numbers import MAX_AHEAD_US, MIN_EVENT_US, are_decimals, iso_to_us
 from models.records import ResyncMarker
 from venues.coinbase import wire
 from venues.coinbase.rest_types import RestBook, RestTrade
+from venues.coinbase.values import (
+    BadValueError,
+    check_levels,
+    check_numbers,
+    event_time,
+    not_understood,
+)
 
 VENUE = "coinbase"
 """The venue's name in subjects and messages."""
@@ -34,27 +40,8 @@ _BOOK_SIDE: dict[str, Side] = {"buy": "bid", "sell": "ask"}
 _TAKER_OF_MAKER = {"buy": "sell", "sell": "buy"}
 
 
-class _BadValueError(Exception):
-    """A value that the venue should never send. `args`: reason, sentence."""
-
-
-class _Loose(msgspec.Struct):
-    """What can still be read of a line whose frame is not understood."""
-
-    ts_ingest: int = 0
-    conn: str = ""
-    n: int = 0
-    frame: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Kind(msgspec.Struct):
-    type: str = ""
-
-
 _decode_lines = msgspec.json.Decoder(wire.Line).decode_lines
 _decode_line = msgspec.json.Decoder(wire.Line).decode
-_decode_loose = msgspec.json.Decoder(_Loose).decode
-_decode_kind = msgspec.json.Decoder(_Kind).decode
 
 
 def decode(payload: bytes, _product: str) -> list[Event]:
@@ -74,20 +61,8 @@ def _decode_alone(text: bytes) -> Event:
     try:
         line = _decode_line(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return _not_understood(text, str(error))
+        return not_understood(text, str(error), FEED_OF_TYPE, "type")
     return _to_event(line)
-
-
-def _not_understood(text: bytes, detail: str) -> Invalid:
-    """Say as much as can be said about a line that does not match any type."""
-    try:
-        loose = _decode_loose(text)
-        kind = _decode_kind(loose.frame).type
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Invalid(0, "", 0, "malformed", detail)
-    known = kind in FEED_OF_TYPE or "Invalid value" not in detail
-    reason = "bad_field" if known and kind else "unknown_type"
-    return Invalid(loose.ts_ingest, loose.conn, loose.n, reason, detail, FEED_OF_TYPE.get(kind))
 
 
 def _to_event(line: wire.Line) -> Event:
@@ -96,7 +71,7 @@ def _to_event(line: wire.Line) -> Event:
     if mapper is not None:
         try:
             return mapper(line, frame)
-        except _BadValueError as error:
+        except BadValueError as error:
             reason, detail = error.args
             feed = FEED_OF_TYPE.get(str(frame.__struct_config__.tag))  # type: ignore[union-attr]
             return Invalid(line.ts_ingest, line.conn, line.n, reason, detail, feed)
@@ -110,30 +85,14 @@ def _to_event(line: wire.Line) -> Event:
     return Event(line.ts_ingest, line.conn, line.n)
 
 
-def _time(text: str, ts_ingest: int) -> int:
-    """Return an event time that can be true."""
-    try:
-        time_us = iso_to_us(text)
-    except (ValueError, OverflowError):
-        raise _BadValueError("bad_time", f"time {text!r} is no ISO-8601 time") from None
-    if not MIN_EVENT_US <= time_us <= ts_ingest + MAX_AHEAD_US:
-        raise _BadValueError("absurd_time", f"time {text!r} cannot be true")
-    return time_us
-
-
-def _check_numbers(joined: str, count: int) -> None:
-    if not are_decimals(joined, count):
-        raise _BadValueError("bad_number", f"not all of these are prices or sizes: {joined[:200]}")
-
-
 def _ticker(line: wire.Line, frame: wire.Ticker) -> Event:
     bid, ask = frame.best_bid, frame.best_ask
     bid_qty, ask_qty = frame.best_bid_size, frame.best_ask_size
     if bid_qty is None or ask_qty is None:
-        _check_numbers(f"{bid} {ask}", 2)
+        check_numbers(f"{bid} {ask}", 2)
         quotes = f'"best_bid":{{"px":{bid}}},"best_ask":{{"px":{ask}}}}}'
     else:
-        _check_numbers(f"{bid} {ask} {bid_qty} {ask_qty}", 4)
+        check_numbers(f"{bid} {ask} {bid_qty} {ask_qty}", 4)
         quotes = (
             f'"best_bid":{{"px":{bid},"qty":{bid_qty}}},"best_ask":{{"px":{ask},"qty":{ask_qty}}}}}'
         )
@@ -143,14 +102,14 @@ def _ticker(line: wire.Line, frame: wire.Ticker) -> Event:
     else:
         trade = _trade_json(frame.price, frame.last_size, frame.side or "", trade_id)
         fields = f'{{"last_trade":{trade},{quotes}'
-    ts_event = ts_ingest if frame.time is None else _time(frame.time, ts_ingest)
+    ts_event = ts_ingest if frame.time is None else event_time(frame.time, ts_ingest)
     return events.Ticker(ts_ingest, line.conn, line.n, frame.sequence, trade_id, ts_event, fields)
 
 
 def _trade_json(price: str, size: str, taker: str, trade_id: int) -> str:
-    _check_numbers(f"{price} {size}", 2)
+    check_numbers(f"{price} {size}", 2)
     if taker not in _TAKER_OF_MAKER:
-        raise _BadValueError("bad_field", f"side {taker!r} is neither buy nor sell")
+        raise BadValueError("bad_field", f"side {taker!r} is neither buy nor sell")
     return f'{{"px":{price},"qty":{size},"side":"{taker}","id":{trade_id}}}'
 
 
@@ -164,7 +123,7 @@ def _match(line: wire.Line, frame: wire.Match) -> Event:
         line.n,
         frame.sequence,
         frame.trade_id,
-        _time(frame.time, line.ts_ingest),
+        event_time(frame.time, line.ts_ingest),
         f'{{"last_trade":{trade}}}',
         isinstance(frame, wire.LastMatch),
     )
@@ -174,15 +133,15 @@ def _l2update(line: wire.Line, frame: wire.L2Update) -> Event:
     changes = frame.changes
     if len(changes) == 1:  # the unbatched channel, always
         side, price, size = changes[0]
-        _check_numbers(f"{price} {size}", 2)
+        check_numbers(f"{price} {size}", 2)
         mapped = [(_side(side), price, size)]
     else:
         mapped = [(_side(side), price, size) for side, price, size in changes]
         if mapped:
-            _check_numbers(
+            check_numbers(
                 " ".join([f"{price} {size}" for _, price, size in changes]), 2 * len(mapped)
             )
-    ts_event = _time(frame.time, line.ts_ingest)
+    ts_event = event_time(frame.time, line.ts_ingest)
     return events.BookDelta(line.ts_ingest, line.conn, line.n, ts_event, mapped)
 
 
@@ -190,20 +149,14 @@ def _side(side: str) -> Side:
     try:
         return _BOOK_SIDE[side]
     except KeyError:
-        raise _BadValueError("bad_field", f"side {side!r} is neither buy nor sell") from None
+        raise BadValueError("bad_field", f"side {side!r} is neither buy nor sell") from None
 
 
 def _snapshot(line: wire.Line, frame: wire.Snapshot) -> Event:
-    _check_levels(frame.bids)
-    _check_levels(frame.asks)
-    ts_event = None if frame.time is None else _time(frame.time, line.ts_ingest)
+    check_levels(frame.bids)
+    check_levels(frame.asks)
+    ts_event = None if frame.time is None else event_time(frame.time, line.ts_ingest)
     return events.BookSnapshot(line.ts_ingest, line.conn, line.n, ts_event, frame.bids, frame.asks)
-
-
-def _check_levels(levels: list[Level]) -> None:
-    for start in range(0, len(levels), _LEVELS_AT_ONCE):
-        part = levels[start : start + _LEVELS_AT_ONCE]
-        _check_numbers(" ".join([f"{price} {size}" for price, size in part]), 2 * len(part))
 
 
 def _heartbeat(line: wire.Line, frame: wire.Heartbeat) -> Event:
@@ -233,7 +186,7 @@ def _to_marker(now: int, marker: ResyncMarker) -> Event:
     read = {"book": _book_marker, "trades": _trades_marker, "ticker": _ticker_marker}[marker.feed]
     try:
         return read(now, marker)
-    except _BadValueError as error:
+    except BadValueError as error:
         reason, detail = error.args
         return Invalid(now, "", 0, reason, detail)
     except msgspec.DecodeError as error:
@@ -243,15 +196,15 @@ def _to_marker(now: int, marker: ResyncMarker) -> Event:
 def _book_marker(now: int, marker: ResyncMarker) -> Event:
     book = _decode_book(marker.body)
     if book.time is None:
-        raise _BadValueError("bad_marker", "a book without a time cannot be ordered")
+        raise BadValueError("bad_marker", "a book without a time cannot be ordered")
     bids, asks = _levels(book.bids), _levels(book.asks)
-    ts_event = _time(book.time, now)
+    ts_event = event_time(book.time, now)
     return events.BookMarker(now, "", 0, marker.resync_id, marker.last, ts_event, bids, asks)
 
 
 def _levels(rows: list[tuple[str, str, int | str]]) -> list[Level]:
     levels = [(price, size) for price, size, _ in rows]
-    _check_levels(levels)
+    check_levels(levels)
     return levels
 
 
@@ -266,7 +219,7 @@ def _rest_trade(now: int, trade: RestTrade) -> events.Trade:
     # REST names no sequence: 0 lets the core number it between its neighbours.
     taker = _TAKER_OF_MAKER.get(trade.side, trade.side)
     print_ = _trade_json(trade.price, trade.size, taker, trade.trade_id)
-    ts_event = _time(trade.time, now)
+    ts_event = event_time(trade.time, now)
     return events.Trade(now, "", 0, 0, trade.trade_id, ts_event, f'{{"last_trade":{print_}}}')
 
 
@@ -278,7 +231,7 @@ def _ticker_marker(now: int, marker: ResyncMarker) -> Event:
         taker = _TAKER_OF_MAKER.get(trade.side, trade.side)
         print_ = _trade_json(trade.price, trade.size, taker, trade.trade_id)
         fields.append(f'"last_trade":{print_}')
-        ts_event = _time(trade.time, now)
+        ts_event = event_time(trade.time, now)
     for name, rows in (("best_bid", book.bids), ("best_ask", book.asks)):
         for price, size in _levels(rows[:1]):
             fields.append(f'"{name}":{{"px":{price},"qty":{size}}}')
@@ -288,7 +241,6 @@ def _ticker_marker(now: int, marker: ResyncMarker) -> Event:
     return events.TickerMarker(now, "", 0, marker.resync_id, marker.last, ticker)
 
 
-_LEVELS_AT_ONCE = 1000
 _MAPPERS: dict[type, Callable[[wire.Line, Any], Event]] = {
     wire.Ticker: _ticker,
     wire.Match: _match,

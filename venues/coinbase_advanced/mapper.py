@@ -14,9 +14,16 @@ import msgspec
 from models import events
 from models.canonical import Feed, Level, Side
 from models.events import Event, Invalid
-from models.numbers import MAX_AHEAD_US, MIN_EVENT_US, are_decimals, is_zero, iso_to_us
+from models.numbers import is_zero
 from models.records import marker_line
 from venues.coinbase import mapper as exchange
+from venues.coinbase.values import (
+    BadValueError,
+    check_levels,
+    check_numbers,
+    event_time,
+    not_understood,
+)
 from venues.coinbase_advanced import wire
 
 VENUE = "coinbase-advanced"
@@ -33,30 +40,10 @@ FEED_OF_CHANNEL: dict[str, Feed] = {
 _BOOK_SIDE: dict[str, Side] = {"bid": "bid", "offer": "ask"}
 _TAKER_OF_MAKER = {"BUY": "sell", "SELL": "buy"}
 _MAX_ID_DIGITS = 18
-_LEVELS_AT_ONCE = 1000
-
-
-class _BadValueError(Exception):
-    """A value that the venue should never send. `args`: reason, sentence."""
-
-
-class _Loose(msgspec.Struct):
-    """What can still be read of a line whose frame is not understood."""
-
-    ts_ingest: int = 0
-    conn: str = ""
-    n: int = 0
-    frame: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Kind(msgspec.Struct):
-    channel: str = ""
 
 
 _decode_lines = msgspec.json.Decoder(wire.Line).decode_lines
 _decode_line = msgspec.json.Decoder(wire.Line).decode
-_decode_loose = msgspec.json.Decoder(_Loose).decode
-_decode_kind = msgspec.json.Decoder(_Kind).decode
 
 
 def decode(payload: bytes, product: str) -> list[Event]:
@@ -75,21 +62,8 @@ def _decode_alone(text: bytes, product: str) -> list[Event]:
     try:
         line = _decode_line(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return [_not_understood(text, str(error))]
+        return [not_understood(text, str(error), FEED_OF_CHANNEL, "channel")]
     return _to_events(line, product)
-
-
-def _not_understood(text: bytes, detail: str) -> Invalid:
-    """Say as much as can be said about a line that does not match any type."""
-    try:
-        loose = _decode_loose(text)
-        kind = _decode_kind(loose.frame).channel
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Invalid(0, "", 0, "malformed", detail)
-    known = kind in FEED_OF_CHANNEL or "Invalid value" not in detail
-    reason = "bad_field" if known and kind else "unknown_type"
-    feed = FEED_OF_CHANNEL.get(kind)
-    return Invalid(loose.ts_ingest, loose.conn, loose.n, reason, detail, feed)
 
 
 def _to_events(line: wire.Line, product: str) -> list[Event]:
@@ -98,7 +72,7 @@ def _to_events(line: wire.Line, product: str) -> list[Event]:
     if mapper is not None:
         try:
             return mapper(line, frame, product)
-        except _BadValueError as error:
+        except BadValueError as error:
             feed = FEED_OF_CHANNEL.get(str(frame.__struct_config__.tag))  # type: ignore[union-attr]
             return [_invalid(line, error, feed)]
     if line.down is not None:
@@ -110,7 +84,7 @@ def _to_events(line: wire.Line, product: str) -> list[Event]:
     return [Event(line.ts_ingest, line.conn, line.n)]
 
 
-def _invalid(line: wire.Line, error: _BadValueError, feed: Feed | None) -> Invalid:
+def _invalid(line: wire.Line, error: BadValueError, feed: Feed | None) -> Invalid:
     reason, detail = error.args
     return Invalid(line.ts_ingest, line.conn, line.n, reason, detail, feed)
 
@@ -136,22 +110,6 @@ def _to_marker(line: wire.Line, product: str) -> list[Event]:
     return marked
 
 
-def _time(text: str, ts_ingest: int) -> int:
-    """Return an event time that can be true."""
-    try:
-        time_us = iso_to_us(text)
-    except (ValueError, OverflowError):
-        raise _BadValueError("bad_time", f"time {text!r} is no ISO-8601 time") from None
-    if not MIN_EVENT_US <= time_us <= ts_ingest + MAX_AHEAD_US:
-        raise _BadValueError("absurd_time", f"time {text!r} cannot be true")
-    return time_us
-
-
-def _check_numbers(joined: str, count: int) -> None:
-    if not are_decimals(joined, count):
-        raise _BadValueError("bad_number", f"not all of these are prices or sizes: {joined[:200]}")
-
-
 def _ticker(line: wire.Line, frame: wire.Ticker, product: str) -> list[Event]:
     """Map the product's newest ticker of the frame, which has one time: the others are past.
 
@@ -165,24 +123,24 @@ def _ticker(line: wire.Line, frame: wire.Ticker, product: str) -> list[Event]:
                 newest = ticker
     if newest is None:
         return [Event(line.ts_ingest, line.conn, line.n)]
-    ts = _time(frame.timestamp, line.ts_ingest)
+    ts = event_time(frame.timestamp, line.ts_ingest)
     fields = _ticker_fields(newest)
     return [events.Ticker(line.ts_ingest, line.conn, line.n, ts, None, ts, fields, by_time=True)]
 
 
 def _ticker_fields(ticker: wire.TickerUpdate) -> str:
     """Render the last price, without the trade's size, side and id, and the best prices."""
-    _check_numbers(ticker.price, 1)
+    check_numbers(ticker.price, 1)
     parts = [f'"last_px":{ticker.price}']
     for name, price, size in (
         ("best_bid", ticker.best_bid, ticker.best_bid_quantity),
         ("best_ask", ticker.best_ask, ticker.best_ask_quantity),
     ):
         if price is not None and size is not None:
-            _check_numbers(f"{price} {size}", 2)
+            check_numbers(f"{price} {size}", 2)
             parts.append(f'"{name}":{{"px":{price},"qty":{size}}}')
         elif price is not None:
-            _check_numbers(price, 1)
+            check_numbers(price, 1)
             parts.append(f'"{name}":{{"px":{price}}}')
     return "{" + ",".join(parts) + "}"
 
@@ -196,7 +154,7 @@ def _market_trades(line: wire.Line, frame: wire.MarketTrades, product: str) -> l
             if trade.product_id == product:
                 try:
                     trades.append(_trade(line, trade, is_last=event.type == "snapshot"))
-                except _BadValueError as error:
+                except BadValueError as error:
                     bad = bad or _invalid(line, error, "trades")
     trades.sort(key=_trade_id)
     found: list[Event] = trades if bad is None else [bad, *trades]
@@ -215,17 +173,17 @@ def _trade(line: wire.Line, trade: wire.TradeUpdate, *, is_last: bool) -> events
     """Map a print; all of a snapshot are what was before, and may fill what a reconnect missed."""
     text = trade.trade_id
     if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_ID_DIGITS:
-        raise _BadValueError("bad_field", f"trade_id {text[:50]!r} is no number")
+        raise BadValueError("bad_field", f"trade_id {text[:50]!r} is no number")
     # The venue names the maker's side.
     taker = _TAKER_OF_MAKER.get(trade.side)
     if taker is None:
-        raise _BadValueError("bad_field", f"side {trade.side!r} is neither BUY nor SELL")
-    _check_numbers(f"{trade.price} {trade.size}", 2)
+        raise BadValueError("bad_field", f"side {trade.side!r} is neither BUY nor SELL")
+    check_numbers(f"{trade.price} {trade.size}", 2)
     number = int(text)
     fields = (
         f'{{"last_trade":{{"px":{trade.price},"qty":{trade.size},"side":"{taker}","id":{number}}}}}'
     )
-    ts = _time(trade.time, line.ts_ingest)
+    ts = event_time(trade.time, line.ts_ingest)
     # The channel has no sequence: the id, contiguous per product, is as good.
     return events.Trade(line.ts_ingest, "", 0, number, number, ts, fields, is_last)
 
@@ -245,19 +203,16 @@ def _level2(line: wire.Line, frame: wire.Level2, product: str) -> list[Event]:
     if whole:
         bids, asks = _sides(changes)
         # The times within are of the levels, or of 1970: the envelope says when it was taken.
-        taken = _time(frame.timestamp, ts_ingest)
+        taken = event_time(frame.timestamp, ts_ingest)
         return [events.BookSnapshot(ts_ingest, conn, n, taken, bids, asks)]
     if not changes:
         return [Event(ts_ingest, conn, n)]
-    newest = max(_time(text, ts_ingest) for text in {update.event_time for update in updates})
+    newest = max(event_time(text, ts_ingest) for text in {update.event_time for update in updates})
     return [events.BookDelta(ts_ingest, conn, n, newest, changes)]
 
 
 def _changes(updates: list[wire.LevelUpdate]) -> list[tuple[Side, str, str]]:
-    for start in range(0, len(updates), _LEVELS_AT_ONCE):
-        part = updates[start : start + _LEVELS_AT_ONCE]
-        joined = " ".join([f"{update.price_level} {update.new_quantity}" for update in part])
-        _check_numbers(joined, 2 * len(part))
+    check_levels([(update.price_level, update.new_quantity) for update in updates])
     return [(_side(update.side), update.price_level, update.new_quantity) for update in updates]
 
 
@@ -265,7 +220,7 @@ def _side(side: str) -> Side:
     try:
         return _BOOK_SIDE[side]
     except KeyError:
-        raise _BadValueError("bad_field", f"side {side!r} is neither bid nor offer") from None
+        raise BadValueError("bad_field", f"side {side!r} is neither bid nor offer") from None
 
 
 def _sides(changes: list[tuple[Side, str, str]]) -> tuple[list[Level], list[Level]]:
