@@ -110,7 +110,8 @@ class Settings(BaseSettings):
     gateway_ring_bytes: int = Field(64 * 1024**2, ge=0)
     """Newest messages that a gateway keeps in memory to resume from, over all products."""
     gateway_drain_s: float = Field(5.0, ge=0)
-    """Subscribers of a gateway that stops are told to reconnect, spread over so many seconds."""
+    """Subscribers of a gateway that stops are told to reconnect, spread over so many seconds; 0
+    closes them at once."""
     gateway_processes: int = Field(1, ge=1, le=256)
     """Gateway processes that share GATEWAY_PORT."""
     gateway_trusted_proxies: Words = ()
@@ -121,6 +122,27 @@ class Settings(BaseSettings):
     """Port the gateway listens on."""
     metrics_port: int = Field(0, ge=0, le=65535)
     """Port for /metrics and /healthz of a worker; 0 means none. Gateway process i adds i."""
+
+    snapshot_period_ms: int = Field(50, ge=1)
+    """How often a product's latest-state row is written, at most, while it changes."""
+    latest_store: Literal["nats", "dynamodb"] = "nats"
+    """Where the latest-state rows are: a NATS key-value bucket, or the table DDB_TABLE."""
+    ddb_table: str = "ledgerflux_latest"
+    """DynamoDB table of the latest-state rows; its partition key is `product`, text."""
+    ddb_endpoint: str | None = None
+    """Address of DynamoDB where it is not AWS's own."""
+    s3_endpoint: str | None = None
+    """Address of the object store; none means AWS's own."""
+    s3_bucket: str = "ledgerflux"
+    """Bucket of the lake."""
+    s3_access_key: str | None = None
+    """Access key for S3 and DynamoDB; none means an IAM role's, or the machine's own."""
+    s3_secret_key: SecretStr | None = None
+    """Secret of that key."""
+    s3_region: str | None = None
+    """Region of the bucket and the table; none means the machine's own."""
+    s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    """`path` where buckets have no host names of their own, as with MinIO and localbucket."""
 
     sim_port: int = Field(8900, ge=0, le=65535)
     """Port of the simulated exchange."""

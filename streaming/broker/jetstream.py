@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import nats
@@ -28,9 +29,10 @@ from models.settings import Settings
 from models.subjects import Streams
 from streaming.broker.acks import AckInbox, RefusedError
 from streaming.broker.cancelling import honour_cancel
-from streaming.broker.log import FencedError, LogMessage, LogUnavailableError
-from streaming.broker.parts import PART_HEADER, split
+from streaming.broker.log import Extent, FencedError, LogMessage, LogUnavailableError
+from streaming.broker.parts import PART_HEADER, Assembler, split
 from streaming.broker.reader import Reader
+from streaming.broker.stretch import get_stretch
 
 EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
 MESSAGE_ID = "Nats-Msg-Id"
@@ -247,6 +249,13 @@ class JetStreamLog:
         """Return the position of the stream's newest message; 0 for an empty stream."""
         return (await self._info(stream)).state.last_seq
 
+    async def extent(self, stream: str) -> Extent:
+        """Return what the stream holds at this moment."""
+        info = await self._info(stream)
+        created_us = 0 if info.created is None else round(info.created.timestamp() * 1e6)
+        state = info.state
+        return Extent(created_us, state.first_seq, state.last_seq, state.bytes)
+
     async def subjects(self, stream: str, pattern: str) -> list[str]:
         """Return the subjects of a stream that match the pattern and hold a message."""
         return sorted((await self._info(stream, pattern)).state.subjects or {})
@@ -272,9 +281,45 @@ class JetStreamLog:
             self._readers.discard(reader)
             await reader.close()
 
+    async def fetch(
+        self, stream: str, subjects: str, *, after: int, limit: int, max_bytes: int
+    ) -> list[LogMessage]:
+        """Return the next messages above `after`; see `Log.fetch`."""
+        found: list[LogMessage] = []
+        parts = Assembler()
+        while not found:
+            stretch = await self._stretch(stream, subjects, after, limit, max_bytes)
+            if not stretch:
+                break
+            after = stretch[-1].seq
+            found += [whole for message in stretch if (whole := _whole(message, parts))]
+        return found
+
+    async def _stretch(
+        self, stream: str, subjects: str, after: int, limit: int, max_bytes: int
+    ) -> list[LogMessage]:
+        """Ask for stored messages, as often as it takes."""
+        while True:
+            try:
+                return await get_stretch(
+                    self._client, stream, subjects, after=after, limit=limit, max_bytes=max_bytes
+                )
+            except _AWAY as error:
+                _log.debug("reading again", stream=stream, error=repr(error))
+                await asyncio.sleep(_RETRY_MAX_S)
+
     def _restart_readers(self) -> None:
         for reader in self._readers:
             reader.restart()
+
+
+def _whole(message: LogMessage, parts: Assembler) -> LogMessage | None:
+    """Return a message, or the record that it completes; none while parts of that are missing."""
+    label = message.headers.get(PART_HEADER)
+    if label is None:
+        return message
+    payload = parts.add(message.subject, label, message.payload)
+    return None if payload is None else replace(message, payload=payload)
 
 
 def stream_configs(streams: Streams, settings: Settings) -> list[StreamConfig]:

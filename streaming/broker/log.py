@@ -11,12 +11,26 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class LogMessage:
-    """One stored message. `seq`: its position in the stream."""
+    """One stored message. `seq`: its position in the stream; `time_us`: when it was stored."""
 
     subject: str
     seq: int
     payload: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    time_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a stream holds: positions `first` to `last` in so many bytes.
+
+    `created_us` names the stream itself: positions of one that was made anew mean nothing here.
+    """
+
+    created_us: int
+    first: int
+    last: int
+    size_bytes: int
 
 
 class LogError(Exception):
@@ -41,6 +55,17 @@ class FencedError(LogError):
 
 class LogUnavailableError(LogError):
     """The log did not answer in time; the call may be repeated."""
+
+
+class LogRemadeError(LogError):
+    """A stream was deleted and made anew while it was read. Attributes: stream."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"{stream} has been made anew: all that was read of it belongs to the old one, so this "
+            "process must start again"
+        )
+        self.stream = stream
 
 
 class Log(Protocol):
@@ -75,6 +100,19 @@ class Log(Protocol):
         """Iterate for ever over messages with a position above `after`, in order, each once.
 
         Survives restarts of the server and silent stalls: it goes on from its own cursor.
+
+        Raises:
+            LogRemadeError: the stream is another one than at the beginning.
+        """
+
+    async def fetch(
+        self, stream: str, subjects: str, *, after: int, limit: int, max_bytes: int
+    ) -> Sequence[LogMessage]:
+        """Return the next messages with a position above `after`, in order; none at the end.
+
+        At most `limit`, and fewer once they have about `max_bytes`, but one if there is one. A
+        record in parts counts only as a whole, at the position of its last part; reading on from
+        the middle of it leaves it out.
         """
 
     async def last(self, stream: str, subject: str) -> LogMessage | None:
@@ -82,6 +120,9 @@ class Log(Protocol):
 
     async def end(self, stream: str) -> int:
         """Return the position of the stream's newest message; 0 for an empty stream."""
+
+    async def extent(self, stream: str) -> Extent:
+        """Return what the stream holds at this moment."""
 
     async def subjects(self, stream: str, pattern: str) -> Sequence[str]:
         """Return the subjects of a stream that match the pattern and hold a message."""

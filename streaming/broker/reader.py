@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import datetime
 
 import nats.errors
 import structlog
@@ -20,7 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import Error as JetStreamError
 
 from streaming.broker.cancelling import honour_cancel
-from streaming.broker.log import LogMessage
+from streaming.broker.log import LogMessage, LogRemadeError
 from streaming.broker.parts import PART_HEADER, Assembler
 
 HEARTBEAT_S = 1.0
@@ -54,6 +55,7 @@ class Reader:
         self._wake = asyncio.Event()
         self._stale = True
         self._subscription: Subscription | None = None
+        self._created: datetime | None = None
 
     def restart(self) -> None:
         """Ask for a new consumer from the cursor on."""
@@ -79,7 +81,11 @@ class Reader:
                 await self._wait()
 
     async def _open(self) -> None:
-        """Replace the consumer, however long the server takes to come back."""
+        """Replace the consumer, however long the server takes to come back.
+
+        Raises:
+            LogRemadeError: the stream is another one than before, so the cursor means nothing.
+        """
         await self.close()
         self._arrived.clear()
         self._delivered = 0
@@ -97,6 +103,10 @@ class Reader:
             num_replicas=1,
         )
         try:
+            created = (await honour_cancel(self._js.stream_info(self._stream))).created
+            if created != (self._created or created):
+                raise LogRemadeError(self._stream)
+            self._created = created
             self._subscription = await self._client.subscribe(
                 inbox,
                 cb=self._on_message,
@@ -134,7 +144,7 @@ class Reader:
         fields = message.reply.split(".")
         if len(fields) > _PLAIN_ACK_FIELDS:
             fields = fields[:-1]
-        seq, delivered = int(fields[-4]), int(fields[-3])
+        seq, delivered, time_us = int(fields[-4]), int(fields[-3]), int(fields[-2]) // 1000
         if delivered != self._delivered + 1:
             self._stale = True
             return None
@@ -144,8 +154,8 @@ class Reader:
             whole = self._assembler.add(message.subject, label, message.data)
             if whole is None:
                 return None
-            return LogMessage(message.subject, seq, whole, headers)
-        return LogMessage(message.subject, seq, message.data, headers or {})
+            return LogMessage(message.subject, seq, whole, headers, time_us)
+        return LogMessage(message.subject, seq, message.data, headers or {}, time_us)
 
     async def _control(self, message: Msg, headers: dict[str, str]) -> None:
         """Answer flow control, and compare a heartbeat's numbering with what has arrived."""

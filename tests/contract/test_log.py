@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import time
 from contextlib import aclosing
 
 import pytest
 
+from models.settings import Settings
 from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
-from streaming.broker.log import FencedError, LogMessage
+from streaming.broker.log import FencedError, LogMessage, LogRemadeError
 from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
 from tests.servers import NatsServer, eventually, port_open
 
@@ -82,6 +84,85 @@ async def test_last_of_a_subject_without_messages_is_none(log: JetStreamLog) -> 
     assert (newest.seq, newest.payload, newest.headers["K"]) == (seq, b"a", "v")
     assert await log.subjects(STREAMS.ticks, "market.ticks.>") == [SUBJECT]
     assert await log.end(STREAMS.ticks) == seq
+
+
+async def fetch(
+    log: JetStreamLog, *, after: int, limit: int = 100, max_bytes: int = 1 << 20
+) -> list[tuple[int, bytes]]:
+    """Fetch messages of the product in any shard, as (position, payload)."""
+    pattern = SUBJECT.replace(".0.", ".*.")
+    messages = await log.fetch(
+        STREAMS.ticks, pattern, after=after, limit=limit, max_bytes=max_bytes
+    )
+    return [(message.seq, message.payload) for message in messages]
+
+
+async def test_fetch_gives_a_stretch_in_order_within_its_bounds(log: JetStreamLog) -> None:
+    """Only the product's messages, of all shards, from the position on; none at the end."""
+    other = "market.ticks.0.test.ETH-USD"
+    for number, subject in enumerate(
+        [SUBJECT, other, SUBJECT.replace(".0.", ".3."), SUBJECT, SUBJECT]
+    ):
+        await log.publish(subject, b"%d" % number, headers={"K": "v"})
+    assert await fetch(log, after=0) == [(1, b"0"), (3, b"2"), (4, b"3"), (5, b"4")]
+    assert await fetch(log, after=1, limit=2) == [(3, b"2"), (4, b"3")]
+    assert await fetch(log, after=3, max_bytes=1) == [(4, b"3")]
+    assert await fetch(log, after=5) == []
+    assert await fetch(log, after=500) == []
+    (first,) = await log.fetch(STREAMS.ticks, SUBJECT, after=0, limit=1, max_bytes=1)
+    assert (first.subject, first.headers["K"]) == (SUBJECT, "v")
+    assert abs(first.time_us / 1e6 - time.time()) < 60
+    assert first.time_us == (await take(log, 1))[0].time_us
+
+
+async def test_fetch_gives_records_in_parts_whole_or_not_at_all(log: JetStreamLog) -> None:
+    """A record of several parts is one message; from its middle on it is left out."""
+    large = os.urandom(18 * 1024 * 1024)
+    await log.publish(SUBJECT, b"before")
+    seq = await log.publish(SUBJECT, large)
+    assert seq == 4
+    assert await fetch(log, after=1, limit=1) == [(4, large)]
+    assert await fetch(log, after=1, max_bytes=1) == [(4, large)]
+    assert await fetch(log, after=2) == []
+    await log.publish(SUBJECT, b"half", headers={"LF-Part": "dead-1/1/2"})
+    assert await fetch(log, after=4) == []
+    await log.publish(SUBJECT, b"next")
+    assert await fetch(log, after=2) == [(6, b"next")]
+
+
+async def test_extent_tells_what_is_kept_and_which_stream_it_is(log: JetStreamLog) -> None:
+    """Positions and bytes grow; only a stream that is made anew has another time of creation."""
+    empty = await log.extent(STREAMS.ticks)
+    assert (empty.last, empty.size_bytes) == (0, 0)
+    for number in range(3):
+        await log.publish(SUBJECT, b"%d" % number)
+    full = await log.extent(STREAMS.ticks)
+    assert (full.first, full.last, full.created_us) == (1, 3, empty.created_us)
+    assert full.size_bytes > 3
+    assert abs(full.created_us / 1e6 - time.time()) < 60
+
+
+async def test_read_of_a_stream_that_is_made_anew_ends_with_an_error(
+    log: JetStreamLog, settings: Settings
+) -> None:
+    """The positions read so far mean nothing in the new stream, so nobody may go on from them."""
+    created_us = (await log.extent(STREAMS.ticks)).created_us
+
+    async def read() -> None:
+        async with aclosing(log.read(STREAMS.ticks, "market.ticks.>")) as messages:
+            async for _ in messages:
+                begun.set()
+
+    begun = asyncio.Event()
+    reading = asyncio.create_task(read())
+    await log.publish(SUBJECT, b"old")
+    await begun.wait()
+    await log._js.delete_stream(STREAMS.ticks)
+    await log.ensure_streams(settings)
+    async with asyncio.timeout(20):
+        with pytest.raises(LogRemadeError, match="MD_TICKS has been made anew"):
+            await reading
+    assert (await log.extent(STREAMS.ticks)).created_us > created_us
 
 
 @pytest.mark.parametrize("signal", ["kill", "stop"])
