@@ -17,9 +17,12 @@ class Catalogue:
 
     def __init__(self, names: Iterable[str], on_new: Callable[[Product], None]) -> None:
         """Begin with configured products; `on_new` is called with each that appears later."""
-        self._products = {(VENUE, name): Product(VENUE, name) for name in names}
+        self._products: dict[tuple[str, str], Product] = {}
+        self._named: dict[str, list[Product]] = {}
         self._subjects: dict[str, Product] = {}
         self._on_new = on_new
+        for name in names:
+            self._add(VENUE, name)
 
     def __iter__(self) -> Iterator[Product]:
         return iter(self._products.values())
@@ -35,9 +38,32 @@ class Catalogue:
         """Return a product, which is new if it has not been seen."""
         product = self._products.get((venue, name))
         if product is None:
-            product = self._products[venue, name] = Product(venue, name)
+            product = self._add(venue, name)
             self._on_new(product)
         return product
+
+    def _add(self, venue: str, name: str) -> Product:
+        product = self._products[venue, name] = Product(venue, name)
+        self._named.setdefault(name, []).append(product)
+        return product
+
+    def one(self, name: str) -> Product:
+        """Return the product of a name, which may be `venue/product`.
+
+        Raises:
+            ClientError: `unknown_product`, or `ambiguous_product`: several venues have it.
+        """
+        venue, _, bare = name.rpartition("/")
+        found = [product for product in self._named.get(bare, ()) if venue in ("", product.venue)]
+        if len(found) > 1:
+            raise ClientError(
+                "ambiguous_product",
+                f"{name} is traded at {_listed([product.venue for product in found])}: name it "
+                f"{found[0].venue}/{name}.",
+            )
+        if not found:
+            raise self._unknown([name])
+        return found[0]
 
     def matching(self, names: Iterable[str]) -> list[Product]:
         """Return the products of these names, at every venue; `*` means all."""
@@ -52,17 +78,19 @@ class Catalogue:
         Raises:
             ClientError: `unknown_product`, with the names.
         """
-        known = {product.name for product in self}
-        unknown = [name for name in names if name not in known and name != ALL_PRODUCTS]
+        unknown = [name for name in names if name not in self._named and name != ALL_PRODUCTS]
         if unknown:
-            raise ClientError(
-                "unknown_product",
-                f"not known here: {_listed(unknown)}; known: {_listed(sorted(known))}. "
-                'Name known products, or ["*"] for all.',
-            )
+            raise self._unknown(unknown)
+
+    def _unknown(self, names: list[str]) -> ClientError:
+        return ClientError(
+            "unknown_product",
+            f"not known here: {_listed(names)}; known: {_listed(sorted(self._named))}. "
+            'Name known products, or ["*"] for all.',
+        )
 
 
 def _listed(names: list[str]) -> str:
     """Join names, at most a few of them."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return ", ".join(name[:64] for name in names[:_SHOWN]) + more

@@ -18,22 +18,23 @@ OP_OF_TYPE: dict[str, Op] = {"tick": "incr", "snapshot": "snapshot", "status": "
 _FIN_TEXT = 0x81
 _SHORT, _MEDIUM = 125, 0xFFFF
 _PREFIX = {op: b'{"op":"%b","data":' % op.encode() for op in OP_OF_TYPE.values()}
+_DATA = b',"data":'
 _TABLE_BYTES = 2048
 
 
-def _header(length: int) -> bytes:
-    """Return the header of an unfragmented, unmasked text frame."""
+def header(length: int, first: int = _FIN_TEXT) -> bytes:
+    """Return the header of an unfragmented, unmasked text frame; `first`: its first byte."""
     if length <= _SHORT:
-        return struct.pack(">BB", _FIN_TEXT, length)
+        return struct.pack(">BB", first, length)
     if length <= _MEDIUM:
-        return struct.pack(">BBH", _FIN_TEXT, 126, length)
-    return struct.pack(">BBQ", _FIN_TEXT, 127, length)
+        return struct.pack(">BBH", first, 126, length)
+    return struct.pack(">BBQ", first, 127, length)
 
 
 def _opening(op: Op, line_bytes: int) -> bytes:
     """Return what stands before a line of that length: header and the `op`."""
     prefix = _PREFIX[op]
-    return _header(len(prefix) + line_bytes + 1) + prefix
+    return header(len(prefix) + line_bytes + 1) + prefix
 
 
 _INCR = tuple(_opening("incr", length) for length in range(_TABLE_BYTES))
@@ -47,7 +48,20 @@ def line_frame(op: Op, line: bytes) -> bytes:
     return b"%b%b}" % (_opening(op, length), line)
 
 
+def unrecovered_frame(line: bytes) -> bytes:
+    """Return the frame of a snapshot for somebody who wanted to resume and could not."""
+    return _framed(b'{"op":"snapshot","recovered":false,"data":%b}' % line)
+
+
+def line_of(frame: bytes) -> bytes:
+    """Return the line that `line_frame` put into a frame."""
+    return frame[frame.index(_DATA) + len(_DATA) : -1]
+
+
 def json_frame(message: dict[str, Any]) -> bytes:
     """Return the frame of a reply."""
-    payload = msgspec.json.encode(message)
-    return _header(len(payload)) + payload
+    return _framed(msgspec.json.encode(message))
+
+
+def _framed(payload: bytes) -> bytes:
+    return header(len(payload)) + payload

@@ -4,47 +4,116 @@ A frame costs one append per group, however many clients are in it; at the end o
 frames become one blob, and each client one write of it. `audience` decides who is where.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from gateway.product import Product
-from gateway.protocol import ALL_PRODUCTS
+from gateway.product import FEED_BITS, Product
+from gateway.protocol import ALL_PRODUCTS, DEFAULT_DEPTH
 from gateway.sink import Sink
 
+ALL_FEEDS = sum(FEED_BITS.values())
+"""The mask of all feeds."""
+
+PACED_SHIFT = len(FEED_BITS)
+"""A selection's mask holds, above the feeds, those of them that come at a bounded rate."""
+
+Key = tuple[Product, int]
+"""A feed: product and bit."""
+
 Selection = Mapping[str, int]
-"""Feeds (a mask of `FEED_BITS`) by product name or `*`; never changed in place."""
+"""Feeds (masks of `FEED_BITS`) by product name or `*`; never changed in place."""
 
 
 def matched(selection: Selection, name: str) -> int:
     """Return the mask of feeds that a selection wants of a product."""
-    return selection.get(name, 0) | selection.get(ALL_PRODUCTS, 0)
+    return (selection.get(name, 0) | selection.get(ALL_PRODUCTS, 0)) & ALL_FEEDS
+
+
+def paced_of(selection: Selection, name: str) -> int:
+    """Return those of them that come at a bounded rate; what is said by name wins over `*`."""
+    own, of_all = selection.get(name, 0), selection.get(ALL_PRODUCTS, 0)
+    return (own >> PACED_SHIFT) | ((of_all >> PACED_SHIFT) & ~own)
+
+
+def live_of(selection: Selection, name: str) -> int:
+    """Return those of them that come as they are."""
+    return matched(selection, name) & ~paced_of(selection, name)
+
+
+def count(selection: Selection) -> int:
+    """Return how many subscriptions these are; `*` counts as one per feed."""
+    return sum((mask & ALL_FEEDS).bit_count() for mask in selection.values())
+
+
+class Opening(NamedTuple):
+    """How a feed begins: why, and if it should have been resumed, the frame that says why not."""
+
+    reason: str
+    refusal: bytes = b""
+
+
+class Backfill:
+    """A feed that is being resumed, for as long as its client has it in `backfills`."""
+
+    __slots__ = ("from_seq",)
+
+    def __init__(self, from_seq: int) -> None:
+        self.from_seq = from_seq
 
 
 class Client:
     """One subscriber.
 
-    Attributes: selection, what it has asked for; depths, book levels a side it wants, by product
-    name; group, who it shares with, or none; pending, reasons by (product, feed) of snapshots
-    that it must get before anything else of that feed.
+    Attributes: selection, what it has asked for; depths, book levels a side that it wants, by
+    product name, and rates, messages a second, by product name and feed, where they are not the
+    usual; group, who it shares with, or none; pending, by (product, feed) the snapshots that it
+    must get before anything else of that feed; backfills, by (product, feed) those that are being
+    resumed, and backfilling, the task that does it; closes_when_slow, rather than being conflated.
     """
 
-    __slots__ = ("depths", "group", "left", "pending", "selection", "sink")
+    __slots__ = (
+        "backfilling",
+        "backfills",
+        "closes_when_slow",
+        "depths",
+        "group",
+        "left",
+        "pending",
+        "rates",
+        "selection",
+        "sink",
+    )
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.selection: Selection = {}
         self.depths: dict[str, int | None] = {}
+        self.rates: dict[tuple[str, int], float] = {}
         self.group: Group | None = None
-        self.pending: dict[tuple[Product, int], str] = {}
+        self.pending: dict[Key, Opening] = {}
+        self.backfills: dict[Key, Backfill] = {}
+        self.backfilling: asyncio.Task[None] | None = None
+        self.closes_when_slow = False
         self.left = False
 
     def ask_depth(self, names: Iterable[str], depth: int | None) -> None:
         """Note how many levels a side it wants of these; costs nothing while nobody asks."""
-        if depth is not None or self.depths:
+        if depth != DEFAULT_DEPTH or self.depths:
             self.depths.update(dict.fromkeys(names, depth))
 
     def depth_of(self, name: str) -> int | None:
         """Return how many levels a side this client wants; none means all."""
-        return self.depths.get(name, self.depths.get(ALL_PRODUCTS))
+        return self.depths.get(name, self.depths.get(ALL_PRODUCTS, DEFAULT_DEPTH))
+
+    def ask_rate(self, names: Iterable[str], bits: Iterable[int], rate: float) -> None:
+        """Note how many messages a second it wants of these feeds of these."""
+        self.rates.update({(name, bit): rate for name in names for bit in bits})
+
+    def rate_of(self, name: str, bit: int) -> float:
+        """Return how many messages a second this client wants of a feed that is paced."""
+        rate = self.rates.get((name, bit))
+        return self.rates[ALL_PRODUCTS, bit] if rate is None else rate
 
 
 class Group:

@@ -1,12 +1,19 @@
 """What the gateway counts, in a registry of its own."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import Metric
 
 
 class Metrics:
-    """Counters and gauges of one gateway; names are a contract (DESIGN.md section 9)."""
+    """Counters and gauges of one gateway; names are a contract (DESIGN.md section 9).
+
+    Attributes: process, which of several this one is; it becomes a label of everything.
+    """
 
     def __init__(self) -> None:
+        self.process: str | None = None
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self.clients = Gauge(
@@ -30,6 +37,12 @@ class Metrics:
             "Messages read whose prev_seq did not fit the one before.",
             registry=self._registry,
         )
+        self.refused = Counter(
+            "md_gateway_refused_total",
+            "Connections refused, before or after the upgrade.",
+            ["code"],
+            registry=self._registry,
+        )
         self.invalid = Counter(
             "md_invalid_messages_total",
             "Messages read that are not canonical.",
@@ -39,4 +52,14 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the Prometheus text."""
-        return generate_latest(self._registry)
+        return generate_latest(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the samples of this moment, labelled with the process if there are several."""
+        for metric in self._registry.collect():
+            if self.process is not None:
+                label = {"process": self.process}
+                metric.samples = [
+                    sample._replace(labels={**sample.labels, **label}) for sample in metric.samples
+                ]
+            yield metric

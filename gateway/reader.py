@@ -7,6 +7,7 @@ cut into turns so that the gateway stays responsive.
 import asyncio
 from contextlib import aclosing, suppress
 
+from gateway.backlog import Backlog
 from gateway.hub import Hub
 from gateway.readiness import Readiness
 from gateway.warmup import Start, warm_up
@@ -21,9 +22,16 @@ QUIET_S = 1.0
 
 
 async def follow(log: Log, hub: Hub, streams: Streams, readiness: Readiness) -> None:
-    """Warm up, then feed the hub for ever."""
+    """Warm up, then feed the hub for ever.
+
+    Raises:
+        LogRemadeError: MD_TICKS is another stream than at the beginning.
+    """
+    hub.epoch = f"{(await log.extent(streams.ticks)).created_us * 1000:x}"
     start = await warm_up(log, hub, streams)
+    hub.ring.start(start.after)
     async with asyncio.TaskGroup() as tasks:
+        hub.ladder.open(tasks, [Backlog(log, streams.ticks)])
         if start.end <= start.after:
             readiness.warm.set()
         else:
@@ -32,13 +40,15 @@ async def follow(log: Log, hub: Hub, streams: Streams, readiness: Readiness) -> 
 
 
 async def _read(log: Log, hub: Hub, streams: Streams, start: Start, readiness: Readiness) -> None:
-    """Apply each message once, none that a checkpoint holds already."""
+    """Take each message once; what a checkpoint holds already only goes into the ring."""
     turn_bytes = 0
     horizon = max(start.applied.values(), default=0)
     async with aclosing(log.read(streams.ticks, "market.ticks.>", after=start.after)) as messages:
         async for message in messages:
             if message.seq > horizon or not _held(start, message):
                 hub.apply(message)
+            else:
+                hub.recall(message)
             start.position = message.seq
             if message.seq >= start.end and not readiness.warm.is_set():
                 readiness.warm.set()

@@ -1,9 +1,11 @@
 """Warm-up: the latest state of every product from its checkpoint, and where to read on.
 
 Reads MD_STATE and looks at MD_TICKS; `reader` then follows MD_TICKS from the position found, so
-that nothing can be missed or doubled between the two.
+that nothing can be missed or doubled between the two. That position is further back than the
+checkpoints need, to fill the ring: after a rolling restart everybody resumes at once.
 """
 
+import time
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,6 +16,7 @@ from models.checkpoint import decode_checkpoint
 from models.subjects import Streams, product_of
 from streaming.broker.log import Log
 
+_NEAR = 1000
 _log = structlog.get_logger(__name__)
 
 
@@ -40,13 +43,32 @@ async def warm_up(log: Log, hub: Hub, streams: Streams) -> Start:
     # Subjects after checkpoints: one that appears in between is beyond all that is applied.
     subjects = await log.subjects(streams.ticks, "market.ticks.>")
     reached = [start.applied.get(product_of(subject), 0) for subject in subjects]
-    start.after = min(reached, default=0)
+    start.after = min(min(reached, default=0), await _ring_start(log, hub, streams))
     for subject in subjects:
         newest = await log.last(streams.ticks, subject)
         # Not the stream's own end: its newest messages may have expired, and never come.
         start.end = max(start.end, newest.seq if newest else 0)
     _log.info("warming up", checkpoints=len(start.applied), after=start.after, end=start.end)
     return start
+
+
+async def _ring_start(log: Log, hub: Hub, streams: Streams) -> int:
+    """Return the position after which about as much follows as the ring holds and may be old."""
+    extent = await log.extent(streams.ticks)
+    share = min(1.0, hub.limits.ring_bytes / max(1, extent.size_bytes))
+    low = max(0, extent.last - round(share * (extent.last - extent.first + 1)))
+    high = extent.last
+    horizon_us = time.time_ns() // 1000 - hub.limits.backfill_minutes * 60_000_000
+
+    async def too_old(after: int) -> bool:
+        found = await log.fetch(streams.ticks, "market.ticks.>", after=after, limit=1, max_bytes=1)
+        return bool(found) and found[0].time_us < horizon_us
+
+    if await too_old(low):
+        while high - low > _NEAR:
+            middle = (low + high) // 2
+            low, high = (middle, high) if await too_old(middle) else (low, middle)
+    return low
 
 
 async def _load(log: Log, hub: Hub, streams: Streams, subject: str, start: Start) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
-from gateway.server import listen, serve
+from gateway.listening import Place, listen
+from gateway.server import serve
 from models.settings import Settings
 from tests.servers import eventually
 
@@ -41,26 +42,28 @@ def snapshot(seq: int, state: str = "{}", *, feed: str = "ticker", product: str 
     ).encode()
 
 
-def status(state: str, *, feed: str = "ticker") -> bytes:
+def status(state: str, *, feed: str = "ticker", product: str = PRODUCT, since: int = 7) -> bytes:
     """Return a status line."""
     return (
-        f'{{"v":1,"type":"status","venue":"coinbase","product":"{PRODUCT}","feed":"{feed}",'
-        f'"state":"{state}","since":7,"gap":null,"resync_id":null}}'
+        f'{{"v":1,"type":"status","venue":"coinbase","product":"{product}","feed":"{feed}",'
+        f'"state":"{state}","since":{since},"gap":null,"resync_id":null}}'
     ).encode()
 
 
 class RunningGateway:
-    """Where a gateway is; `get` asks its HTTP side and `stop` begins its end."""
+    """Where a gateway is; `get` asks its HTTP side, `stop` begins its end, `ended` awaits it."""
 
-    def __init__(self, port: int, stop: asyncio.Event) -> None:
+    def __init__(self, port: int, stop: asyncio.Event, serving: asyncio.Task[None]) -> None:
         self.stop = stop.set
+        self.ended = serving
+        self.port = port
         self.url = f"ws://127.0.0.1:{port}/ws"
-        self._http = f"http://127.0.0.1:{port}"
+        self.http = f"http://127.0.0.1:{port}"
 
     async def get(self, path: str) -> httpx.Response:
         """Return the answer to a GET."""
         async with httpx.AsyncClient(trust_env=False) as client:
-            return await client.get(self._http + path)
+            return await client.get(self.http + path)
 
     async def ready(self) -> bool:
         """Tell whether the gateway may be sent traffic."""
@@ -83,11 +86,12 @@ async def running_gateway(
     settings: Settings, *, warm: bool = True, **overrides: object
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway that is ready (or at least there), and stop it in the end."""
-    settings = settings.model_copy(update={"gateway_port": 0, "log_level": "WARNING", **overrides})
+    given = {"gateway_port": 0, "log_level": "WARNING", "gateway_drain_s": 0, **overrides}
+    settings = settings.model_copy(update=given)
     stop = asyncio.Event()
     with listen(settings) as listener:
-        running = RunningGateway(listener.getsockname()[1], stop)
-        serving = asyncio.create_task(serve(settings, listener, stop))
+        serving = asyncio.create_task(serve(settings, Place(0, listener), stop))
+        running = RunningGateway(listener.getsockname()[1], stop, serving)
         try:
             await eventually(running.ready if warm else running.there)
             yield running

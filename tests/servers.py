@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from cli.supervisor import die_with_parent
 from streaming.broker.server import nats_command
+from workers.process import die_with_parent
 
 
 def free_port() -> int:
@@ -100,6 +100,11 @@ class Process:
     def returncode(self) -> int | None:
         """Exit status, or none while it runs."""
         return None if self._process is None else self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """Kill it as `kill -9` does."""

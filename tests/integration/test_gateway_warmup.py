@@ -21,7 +21,7 @@ from tests.gateways import (
     tick,
 )
 
-BOOK = {"products": [PRODUCT], "feeds": ["book"]}
+BOOK = {"products": [PRODUCT], "feeds": ["book"], "depth": "full"}
 
 
 async def publish_checkpoint(

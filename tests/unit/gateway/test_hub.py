@@ -1,7 +1,6 @@
 """The fan-out as a machine: any order of events leaves every client with an unbroken view."""
 
 import itertools
-from collections.abc import Callable
 
 import msgspec
 from hypothesis import given, settings
@@ -11,12 +10,13 @@ from client.chain import ChainVerifier, Link
 from gateway.group import Client, matched
 from gateway.hub import Hub
 from gateway.product import FEED_BITS
+from gateway.protocol import Subscribe
 from gateway.session import Session
 from models.canonical import FEEDS, Feed
 from streaming.broker.log import LogMessage
 from streaming.core.latest import LatestState
 from tests.gateways import PRODUCT, SUBJECT, snapshot, status, tick
-from tests.unit.gateway.pipes import Pipe
+from tests.unit.gateway.pipes import Pipe, Turns
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 CLIENTS = 2
@@ -26,8 +26,8 @@ class House:
     """A hub, its clients, and a log that always links."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.due: list[Callable[[], None]] = []
-        self.hub = Hub(PRODUCTS[:2], self.due.append)
+        self.loop = Turns()
+        self.hub = Hub(PRODUCTS[:2], self.loop)
         self.pipes = [Pipe(max_bytes) for _ in range(CLIENTS)]
         self.clients: list[Client] = [self.hub.join(pipe.sink) for pipe in self.pipes]
         self.newest: dict[tuple[str, Feed], int] = {}
@@ -50,17 +50,16 @@ class House:
         subject = f"market.ticks.0.coinbase.{product}"
         self.hub.apply(LogMessage(subject, next(self._position), b"\n".join(lines)))
 
-    def end_turn(self) -> None:
-        """Do what the event loop does at the end of a turn."""
-        due, self.due[:] = self.due[:], []
-        for call in due:
-            call()
-
     def settle(self) -> None:
         """Let everybody catch up."""
-        self.end_turn()
+        self.loop.end()
         for pipe in self.pipes:
             pipe.drain()
+
+
+def subscription(feed: Feed) -> Subscribe:
+    """Return a request for one feed of the product, with the whole book."""
+    return Subscribe(products=(PRODUCT,), feeds=(feed,), depth="full")
 
 
 names = st.just(["*"]) | st.lists(st.sampled_from(PRODUCTS), min_size=1, max_size=3)
@@ -70,7 +69,7 @@ events = st.one_of(
     st.tuples(st.just("publish"), st.sampled_from(PRODUCTS), feeds),
     st.tuples(st.just("publish"), st.sampled_from(PRODUCTS), feeds),
     st.tuples(st.just("new chains"), st.sampled_from(PRODUCTS), feeds),
-    st.tuples(st.just("subscribe"), who, names, feeds, st.sampled_from([None, 1, 2])),
+    st.tuples(st.just("subscribe"), who, names, feeds, st.sampled_from(["full", 1, 2])),
     st.tuples(st.just("unsubscribe"), who, names, feeds),
     st.tuples(st.just("stuck"), who),
     st.tuples(st.just("stuck"), who),
@@ -95,7 +94,7 @@ def test_views_after_any_events_are_unbroken_and_current(
                 house.publish(product, chosen, anew=True)
             case ("subscribe" | "unsubscribe" as op, int(number), list(named), list(chosen), *more):
                 request: dict[str, object] = {"op": op, "products": named, "feeds": chosen}
-                if more and more[0]:
+                if more:
                     request["depth"] = more[0]
                 sessions[number].receive(msgspec.json.encode(request).decode())
             case ("stuck", int(number)):
@@ -103,7 +102,7 @@ def test_views_after_any_events_are_unbroken_and_current(
             case ("drain", int(number)):
                 house.pipes[number].drain()
             case _:
-                house.end_turn()
+                house.loop.end()
     house.settle()
     for pipe, client in zip(house.pipes, house.clients, strict=True):
         assert not client.pending
@@ -145,17 +144,17 @@ def _check_view(house: House, pipe: Pipe, client: Client) -> None:
 
 def test_clients_of_one_subscription_share_the_same_bytes() -> None:
     """What is due in a turn is joined once and written once to each."""
-    due: list[Callable[[], None]] = []
-    hub = Hub([PRODUCT], due.append)
+    loop = Turns()
+    hub = Hub([PRODUCT], loop)
     written: list[list[bytes]] = [[], []]
     for pipe, writes in zip((Pipe(10**6), Pipe(10**6)), written, strict=True):
         client = hub.join(pipe.sink)
-        hub.subscribe(client, [PRODUCT], ["ticker"])
+        hub.subscribe(client, subscription("ticker"))
         pipe.sink.write = writes.append
     for seq in (1, 2, 3):
         hub.apply(LogMessage(SUBJECT, seq, tick(seq)))
-    assert len(due) == 1
-    due[0]()
+    assert len(loop.soon) == 1
+    loop.end()
     assert len(written[0]) == len(written[1]) == 1
     assert written[0][0] is written[1][0]
     assert written[0][0].count(b'"op":"incr"') == 3
@@ -163,10 +162,10 @@ def test_clients_of_one_subscription_share_the_same_bytes() -> None:
 
 def test_stuck_client_costs_bounded_memory() -> None:
     """However much is published, what waits for a client stays near its bound."""
-    due: list[Callable[[], None]] = []
-    hub = Hub([PRODUCT], due.append)
+    loop = Turns()
+    hub = Hub([PRODUCT], loop)
     pipe = Pipe(4096)
-    hub.subscribe(hub.join(pipe.sink), [PRODUCT], ["ticker"])
+    hub.subscribe(hub.join(pipe.sink), subscription("ticker"))
     pipe.stuck = True
     for seq in range(1, 1001):
         hub.apply(LogMessage(SUBJECT, seq, tick(seq)))
@@ -183,13 +182,13 @@ def test_stuck_client_costs_bounded_memory() -> None:
 
 def test_snapshot_beyond_the_bound_does_not_conflate_its_receiver() -> None:
     """What a snapshot weighs is not held against the client, who goes on live."""
-    due: list[Callable[[], None]] = []
-    hub = Hub([PRODUCT], due.append)
+    loop = Turns()
+    hub = Hub([PRODUCT], loop)
     levels = ",".join(f'["{n}.5","1"]' for n in range(2000, 2400))
     hub.apply(LogMessage(SUBJECT, 1, snapshot(1, f'{{"bids":[{levels}],"asks":[]}}', feed="book")))
     pipe = Pipe(1024)
     pipe.stuck = True
-    hub.subscribe(hub.join(pipe.sink), [PRODUCT], ["book"])
+    hub.subscribe(hub.join(pipe.sink), subscription("book"))
     hub.apply(LogMessage(SUBJECT, 2, tick(2, feed="book")))
     hub.flush()
     pipe.drain()
@@ -198,13 +197,13 @@ def test_snapshot_beyond_the_bound_does_not_conflate_its_receiver() -> None:
 
 def test_book_newcomers_share_a_snapshot_and_get_what_came_after_it() -> None:
     """A rendered book serves later clients together with the changes since."""
-    hub = Hub([PRODUCT], lambda _: None)
+    hub = Hub([PRODUCT], Turns())
     levels = ",".join(f'["{n}.5","1"]' for n in range(2000, 2400))
     hub.apply(LogMessage(SUBJECT, 1, snapshot(1, f'{{"bids":[{levels}],"asks":[]}}', feed="book")))
     views = []
     for seq in range(2, 40):
         pipe = Pipe(10**6)
-        hub.subscribe(hub.join(pipe.sink), [PRODUCT], ["book"])
+        hub.subscribe(hub.join(pipe.sink), subscription("book"))
         views.append((seq - 1, pipe))
         hub.apply(LogMessage(SUBJECT, seq, tick(seq, feed="book")))
         hub.flush()
@@ -218,7 +217,7 @@ def test_book_newcomers_share_a_snapshot_and_get_what_came_after_it() -> None:
 
 def test_message_that_is_not_canonical_is_counted_and_left_out() -> None:
     """One bad message does not stop the others."""
-    hub = Hub([PRODUCT], lambda _: None)
+    hub = Hub([PRODUCT], Turns())
     hub.apply(LogMessage(SUBJECT, 1, b"not json"))
     hub.apply(LogMessage(SUBJECT, 2, tick(1)))
     text = hub.metrics.render().decode()
@@ -228,7 +227,7 @@ def test_message_that_is_not_canonical_is_counted_and_left_out() -> None:
 
 def test_link_that_does_not_fit_is_counted() -> None:
     """The gateway verifies what it reads; a snapshot begins anew."""
-    hub = Hub([PRODUCT], lambda _: None)
+    hub = Hub([PRODUCT], Turns())
     lines = [tick(5, 0), tick(7, 6), status("gap"), snapshot(20, "{}"), tick(21, 20)]
     hub.apply(LogMessage(SUBJECT, 1, b"\n".join(lines) + b"\n"))
     assert "md_gateway_broken_links_total 1.0" in hub.metrics.render().decode()
@@ -236,10 +235,10 @@ def test_link_that_does_not_fit_is_counted() -> None:
 
 def test_client_that_left_gets_nothing_and_costs_nothing() -> None:
     """Leaving twice is fine, and empties the audience."""
-    hub = Hub([PRODUCT], lambda _: None)
+    hub = Hub([PRODUCT], Turns())
     pipe = Pipe(10**6)
     client = hub.join(pipe.sink)
-    hub.subscribe(client, ["*"], FEEDS)
+    hub.subscribe(client, Subscribe(products=("*",)))
     hub.apply(LogMessage(SUBJECT, 1, tick(1)))
     pipe.sink.close()
     hub.leave(client)
