@@ -3,6 +3,7 @@
 import typer
 
 from cli import sim
+from cli.gateway import gateway
 from cli.resync import resync, resyncs
 from cli.up import up
 from cli.watch import watch
@@ -15,6 +16,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(watch)
+app.command()(gateway)
 app.command()(resync)
 app.command()(resyncs)
 app.command()(sim.record)

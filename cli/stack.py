@@ -39,7 +39,7 @@ class Ports:
     s3: int = 9000
     sim: int = 8900
     metrics: int = 9101
-    """First of the workers' metrics ports: ingestor, shards, temporal-worker, further lines."""
+    """First of the metrics ports: ingestor, shards, temporal-worker, further lines, gateways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,12 @@ class StackOptions:
     ground_truth: Path | None = None
     temporal: bool = True
     lines: int = 1
+    gateway_processes: int = 1
 
     @property
     def metrics_ports(self) -> int:
-        """How many ports the workers' metrics take: lines, shards and the recovery worker."""
-        return self.lines + self.shards + 1
+        """How many ports the metrics take: lines, shards, the recovery worker, the gateways."""
+        return self.lines + self.shards + 1 + self.gateway_processes
 
 
 def taken(options: StackOptions) -> None:
@@ -124,20 +125,25 @@ def listening(port: int) -> Callable[[], Awaitable[None]]:
     return ready
 
 
-def answering(url: str) -> Callable[[], Awaitable[None]]:
-    """Return a check that waits until the address answers with success."""
+def answering(*urls: str) -> Callable[[], Awaitable[None]]:
+    """Return a check that waits until each address has answered with success."""
 
     async def ready() -> None:
         async with httpx.AsyncClient(timeout=_PROBE_TIMEOUT_S) as http:
-            while True:
-                try:
-                    if (await http.get(url)).is_success:
-                        return
-                except httpx.HTTPError:
-                    pass  # not up yet
-                await asyncio.sleep(_POLL_S)
+            for url in urls:
+                await _until_answers(http, url)
 
     return ready
+
+
+async def _until_answers(http: httpx.AsyncClient, url: str) -> None:
+    while True:
+        try:
+            if (await http.get(url)).is_success:
+                return
+        except httpx.HTTPError:
+            pass  # not up yet
+        await asyncio.sleep(_POLL_S)
 
 
 def environment(options: StackOptions) -> dict[str, str]:
@@ -266,15 +272,22 @@ def temporal_worker(options: StackOptions) -> Service:
 
 
 def gateway(options: StackOptions) -> Service:
-    """Return the gateway."""
-    port = options.ports.gateway
+    """Return the gateway, which may be several processes."""
+    port, count = options.ports.gateway, options.gateway_processes
+    metrics = options.ports.metrics + options.metrics_ports - count
+    env = {
+        "GATEWAY_PROCESSES": str(count),
+        "METRICS_PORT": str(metrics),
+        # Nobody else is here whom clients could spread over.
+        "GATEWAY_DRAIN_S": "0.5",
+    }
     return Service(
         "gateway",
         [sys.executable, "-m", "workers.gateway"],
-        answering(f"http://127.0.0.1:{port}/readyz"),
-        env=environment(options),
+        answering(*(f"http://127.0.0.1:{metrics + index}/readyz" for index in range(count))),
+        env={**environment(options), **env},
         address=f"ws://127.0.0.1:{port}/ws",
-        note="subscribers",
+        note="subscribers" if count == 1 else f"subscribers, over {count} processes",
     )
 
 

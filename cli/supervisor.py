@@ -5,13 +5,13 @@ the order; and each dies with us, however we die.
 """
 
 import asyncio
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from workers.process import die_with_parent
 
 STOP_WITHIN_S = 10.0
 """A child that is still there so long after SIGTERM is killed."""
@@ -25,7 +25,6 @@ MAX_LOG_BYTES = 64 * 1024**2
 _RESTART_FIRST_S = 0.1
 _RESTART_MAX_S = 5.0
 _STEADY_S = 30.0
-_PR_SET_PDEATHSIG = 1
 
 
 class ServiceError(Exception):
@@ -170,9 +169,3 @@ async def _await(ready: Callable[[], Awaitable[None]]) -> None:
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
     return lines[-1][:500] if lines else "it said nothing"
-
-
-def die_with_parent() -> None:
-    """Have Linux end this child when we are killed; runs in the child before exec."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -57,6 +57,9 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter per option
     lines: Annotated[
         int, typer.Option(min=1, max=2, help="Ingestors that feed the same products.")
     ] = 1,
+    gateway_processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Gateway processes that share the port.")
+    ] = 1,
     gap_every: Annotated[
         float, typer.Option(help="Simulator: lose a few trades every so many seconds; 0 = never.")
     ] = 0,
@@ -85,6 +88,7 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter per option
             seed,
             ground_truth,
             lines=lines,
+            gateway_processes=gateway_processes,
         )
         taken(options)
         if venue == "coinbase":

@@ -1,40 +1,34 @@
 """The gateway's HTTP and WebSocket surface. Parses and answers; `hub` does the work."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from fastapi.requests import HTTPConnection
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
-from starlette.types import Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
+from gateway import rest
+from gateway.access import AUTH_WITHIN_S, NO_AUTH, Access, Guest, RefusedError, key_of
+from gateway.errors import answer_errors, refusal
 from gateway.fanout import EXTENSION
+from gateway.frames import json_frame
 from gateway.hub import Hub
-from gateway.ledger import GapView
-from gateway.product import FEED_BITS
+from gateway.protocol import Auth, Authenticated, ClientError, parse_request
 from gateway.readiness import Readiness
 from gateway.session import Session
 from gateway.sink import Sink
 
 _NOT_READY = 503
-_RETRY = {"Retry-After": "1"}
-
-
-class FeedView(BaseModel):
-    """One feed of a product as it is now."""
-
-    feed: str = Field(description="ticker, trades or book.")
-    seq: int = Field(description="`seq` of its newest message; 0 before the first.")
-    status: str = Field(description="live, gap, resyncing or stale.")
-
-
-class ProductView(BaseModel):
-    """One product that can be subscribed to."""
-
-    venue: str = Field(description="The exchange that it trades on.")
-    product: str = Field(description="The name to subscribe with.")
-    feeds: list[FeedView] = Field(description="Its feeds.")
+_INTERNAL_ERROR = 1011
+_RETRY_S = 1
+_KEY_FIRST = ClientError(
+    "unauthorized",
+    'a key is needed before anything else: send {"op":"auth","key":"<key>"}.',
+)
 
 
 class Health(BaseModel):
@@ -59,7 +53,7 @@ class GatewayApp(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def create_app(hub: Hub, readiness: Readiness) -> FastAPI:
+def create_app(hub: Hub, readiness: Readiness, access: Access) -> FastAPI:
     """Build the application around a hub."""
     app = GatewayApp(
         title="LedgerFlux gateway",
@@ -68,7 +62,11 @@ def create_app(hub: Hub, readiness: Readiness) -> FastAPI:
     )
     app.state.hub = hub
     app.state.readiness = readiness
+    app.state.access = access
+    app.state.pages = 0
+    answer_errors(app)
     app.include_router(_router)
+    app.include_router(rest.router)
     return app
 
 
@@ -89,29 +87,93 @@ _router = APIRouter()
 
 async def stream(websocket: WebSocket) -> None:
     """Serve one subscriber until it leaves."""
-    hub, readiness = _hub(websocket), _readiness(websocket)
-    if not readiness.warm.is_set():
-        # Before that the state is incomplete, and a snapshot of it would be wrong.
-        answer = Health(ok=False, reason=readiness.problem()).model_dump()
-        await websocket.send_denial_response(JSONResponse(answer, _NOT_READY, _RETRY))
-        return
     sink: Sink = websocket.scope["extensions"][EXTENSION]
-    await websocket.accept()
-    client = hub.join(sink)
+    access: Access = websocket.app.state.access
     try:
-        await _converse(websocket, Session(hub, client), sink)
+        guest = _let_in(websocket, sink, access)
+    except RefusedError as refused:
+        _hub(websocket).metrics.refused.labels(refused.code).inc()
+        await websocket.send_denial_response(refusal(refused))
+        return
+    try:
+        await websocket.accept()
+        if await _known(websocket, guest, access):
+            await _subscribe(websocket, guest)
+    finally:
+        access.leave(guest)
+
+
+def _let_in(websocket: WebSocket, sink: Sink, access: Access) -> Guest:
+    """Decide about a handshake.
+
+    Raises:
+        RefusedError: it gets an HTTP answer instead.
+    """
+    if reason := _readiness(websocket).refusal():
+        code = reason.partition(":")[0].replace(" ", "_")
+        raise RefusedError(_NOT_READY, code, reason, retry_s=_RETRY_S)
+    address = websocket.client.host if websocket.client is not None else ""
+    now_s = asyncio.get_running_loop().time()
+    # Not `websocket.headers`, which would keep them for as long as the connection lasts.
+    return access.enter(sink, address, key_of(Headers(scope=websocket.scope)), now_s)
+
+
+async def _known(websocket: WebSocket, guest: Guest, access: Access) -> bool:
+    """Wait for the key of a guest that owes one; return whether it may go on."""
+    if not access.keys.required or guest.key is not None:
+        return True
+    try:
+        async with asyncio.timeout(AUTH_WITHIN_S):
+            while (message := await _next(websocket, guest)) is not None:
+                key = _key_in(message.get("text"))
+                if key is not None:
+                    access.identify(guest, key)
+                    guest.sink.write(json_frame(Authenticated().model_dump()))
+                    return True
+                guest.sink.write(json_frame(_KEY_FIRST.reply()))
+    except TimeoutError:
+        _hub(websocket).metrics.refused.labels("no_auth").inc()
+        guest.sink.hang_up(NO_AUTH, f"no auth came within {AUTH_WITHIN_S:g} s: send it first")
+    except RefusedError as refused:
+        _hub(websocket).metrics.refused.labels(refused.code).inc()
+        guest.sink.hang_up(refused.close_code, refused.msg)
+    return False
+
+
+async def _subscribe(websocket: WebSocket, guest: Guest) -> None:
+    """Answer each message of a guest until it leaves."""
+    hub = _hub(websocket)
+    client = guest.client = hub.join(guest.sink)
+    session = Session(hub, client)
+    try:
+        while (message := await _next(websocket, guest)) is not None:
+            session.receive(message.get("text"))
+    except Exception:
+        guest.sink.hang_up(_INTERNAL_ERROR, "an error in the gateway: connect again")
+        raise
     finally:
         hub.leave(client)
 
 
-async def _converse(websocket: WebSocket, session: Session, sink: Sink) -> None:
-    """Answer each message; a client that does not read its answers is not read from."""
-    while True:
-        message = await websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            return
-        await sink.room.wait()
-        session.receive(message.get("text"))
+async def _next(websocket: WebSocket, guest: Guest) -> Message | None:
+    """Return the next message, or none when the guest has gone.
+
+    A client that does not read its answers is not read from.
+    """
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        return None
+    await guest.sink.room.wait()
+    return message
+
+
+def _key_in(text: str | None) -> str | None:
+    """Return the key in an `auth` message; none if it is anything else."""
+    try:
+        request = None if text is None else parse_request(text)
+    except ClientError:
+        return None
+    return request.key if isinstance(request, Auth) else None
 
 
 @_router.get("/healthz", summary="Whether this process works")
@@ -130,28 +192,6 @@ async def readyz(readiness: ReadinessOf, response: Response) -> Health:
 async def metrics(hub: HubOf) -> Response:
     """Return counters and gauges in Prometheus text."""
     return Response(hub.metrics.render(), media_type=CONTENT_TYPE_LATEST)
-
-
-@_router.get("/v1/products", summary="What can be subscribed to")
-async def products(hub: HubOf) -> list[ProductView]:
-    """List products that are configured or have been seen, with each feed's newest position."""
-    return [
-        ProductView(
-            venue=product.venue,
-            product=product.name,
-            feeds=[
-                FeedView(feed=feed, seq=product.feeds[bit].seq, status=product.feeds[bit].status)
-                for feed, bit in FEED_BITS.items()
-            ],
-        )
-        for product in hub.products
-    ]
-
-
-@_router.get("/v1/resyncs", summary="Gaps, open and past")
-async def resyncs(hub: HubOf) -> list[GapView]:
-    """List the gaps that were announced since this gateway's state begins, open ones first."""
-    return hub.ledger.gaps()
 
 
 def _answer(problem: str | None, response: Response) -> Health:

@@ -1,27 +1,29 @@
 """The gateway's parts put together: socket, uvicorn, the log and its reader.
 
-Shutdown: stop accepting, close every client with 1012 (come again), leave the log.
+Shutdown: let nobody new in, drain (`drain`), close whoever is left with 1012, leave the log.
 """
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
+from gateway.access import Access
 from gateway.app import create_app
+from gateway.drain import SHUTDOWN_S, drain
 from gateway.fanout import fanout_protocol
-from gateway.hub import Hub
+from gateway.http import PatientProtocol
+from gateway.hub import Hub, Limits
+from gateway.listening import Place, places
 from gateway.protocol import HARD_MAX_MESSAGE_BYTES
 from gateway.reader import follow
 from gateway.readiness import Readiness
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
-
-SHUTDOWN_S = 5.0
-"""Clients get so long to take their close; then they are cut off."""
 
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 60.0
@@ -34,8 +36,17 @@ _UVICORN_LEVEL = {"DEBUG": "info", "INFO": "warning", "WARNING": "warning", "ERR
 _log = structlog.get_logger(__name__)
 
 
-class AddressInUseError(Exception):
-    """The gateway cannot listen where it should. The text says why and what to do."""
+@dataclass(slots=True)
+class Handover:
+    """How a gateway process takes its place over from another, and leaves it to the next.
+
+    `ready`: called once subscribers can be served; `waits`: until then the sockets are left to
+    its predecessor; `replaced`: a successor accepts whoever comes, so stop accepting.
+    """
+
+    ready: Callable[[], None]
+    waits: bool = False
+    replaced: bool = False
 
 
 class _Server(uvicorn.Server):
@@ -45,48 +56,56 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-
-def listen(settings: Settings) -> socket.socket:
-    """Take the gateway's address; port 0 takes any that is free.
-
-    Raises:
-        AddressInUseError: it is taken, or not an address of this machine.
-    """
-    host, port = settings.gateway_host, settings.gateway_port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Without the protocol asyncio would leave TCP_NODELAY off, and small frames would wait.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise AddressInUseError(
-            f"the gateway cannot listen on {host} port {port} ({error.strerror}): stop what "
-            "listens there, or set GATEWAY_PORT"
-        ) from error
-    listener.setblocking(False)
-    return listener
+    def stop_accepting(self) -> None:
+        """Close the listeners, and serve those who have come."""
+        if self.started:
+            for server in self.servers:
+                server.close()
 
 
-async def serve(settings: Settings, listener: socket.socket, stop: asyncio.Event) -> None:
-    """Serve on the socket until `stop` is set.
+async def serve(
+    settings: Settings, place: Place, stop: asyncio.Event, handover: Handover | None = None
+) -> None:
+    """Serve at a place until `stop` is set, then drain; `drain_bound_s` bounds that.
+
+    With a `handover` this is one of several processes, and labels its metrics so.
 
     Raises:
         LogUnavailableError: no NATS server answered for half a minute.
     """
-    hub = Hub(settings.coinbase_products, asyncio.get_running_loop().call_soon)
+    access = Access(settings)
+    hub = Hub(settings.coinbase_products, asyncio.get_running_loop(), Limits.of(settings))
     readiness = Readiness()
-    server = _Server(_config(settings, hub, readiness))
-    async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(server.serve([listener]), name="uvicorn")
-        readiness.reading = tasks.create_task(_follow(settings, hub, readiness), name="reader")
-        stopping = tasks.create_task(stop.wait(), name="stop")
-        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await serving
-        readiness.reading.cancel()
-        stopping.cancel()
+    server = _Server(_config(settings, create_app(hub, readiness, access)))
+    if handover is not None:
+        hub.metrics.process = str(place.index)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            readiness.reading = tasks.create_task(_follow(settings, hub, readiness), name="reader")
+            stopping = tasks.create_task(stop.wait(), name="stop")
+            taking = tasks.create_task(_take_over(readiness, handover), name="hand-over")
+            if handover is not None and handover.waits:
+                await asyncio.wait([taking, stopping], return_when=asyncio.FIRST_COMPLETED)
+            serving = tasks.create_task(server.serve(place.sockets), name="uvicorn")
+            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            readiness.draining = True
+            if handover is not None and handover.replaced:
+                server.stop_accepting()
+            await drain(access, hub, settings.gateway_drain_s)
+            server.should_exit = True
+            await serving
+            for task in (readiness.reading, stopping, taking):
+                task.cancel()
+    except asyncio.CancelledError:
+        await drain(access, hub, 0)  # the close at least
+        raise
+
+
+async def _take_over(readiness: Readiness, handover: Handover | None) -> None:
+    """Tell that this process can take its place, once it can."""
+    await readiness.warm.wait()
+    if handover is not None:
+        handover.ready()
 
 
 async def _follow(settings: Settings, hub: Hub, readiness: Readiness) -> None:
@@ -97,16 +116,19 @@ async def _follow(settings: Settings, hub: Hub, readiness: Readiness) -> None:
         await follow(log, hub, settings.streams, readiness)
 
 
-def _config(settings: Settings, hub: Hub, readiness: Readiness) -> uvicorn.Config:
+def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    proxies = list(settings.gateway_trusted_proxies)
     return uvicorn.Config(
-        create_app(hub, readiness),
+        app,
         ws=fanout_protocol(settings.ws_max_client_bytes),
         ws_max_size=HARD_MAX_MESSAGE_BYTES,
         ws_ping_interval=PING_INTERVAL_S,
         ws_ping_timeout=PING_TIMEOUT_S,
-        # Frames are built once for all clients, so none is compressed.
+        # `fanout` compresses, once for all clients.
         ws_per_message_deflate=False,
-        http="httptools",
+        http=PatientProtocol,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
         lifespan="off",
         log_level=_UVICORN_LEVEL[settings.log_level],
         access_log=False,
@@ -116,13 +138,13 @@ def _config(settings: Settings, hub: Hub, readiness: Readiness) -> uvicorn.Confi
 
 
 async def gateway(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve on GATEWAY_HOST and GATEWAY_PORT until `stop` is set.
+    """Serve on GATEWAY_HOST and GATEWAY_PORT until `stop` is set, then drain.
 
     Raises:
         AddressInUseError: the port is taken.
         LogUnavailableError: no NATS server answered for half a minute.
     """
-    with listen(settings) as listener:
-        host, port = listener.getsockname()[:2]
-        _log.info("gateway listens", url=f"ws://{host}:{port}/ws")
-        await serve(settings, listener, stop)
+    (place,) = places(settings.model_copy(update={"gateway_processes": 1}))
+    with contextlib.closing(place):
+        _log.info("gateway listens", url=place.url)
+        await serve(settings, place, stop)

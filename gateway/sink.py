@@ -12,18 +12,24 @@ def _nothing() -> None:
     """Do nothing: the default of a callback."""
 
 
+def _drop(_data: bytes) -> None:
+    """Write nothing: nothing may follow a close frame."""
+
+
 class Sink:
     """Writes whole frames, in the order of the calls.
 
-    Attributes: write, the transport's own; paused, more than the bound is waiting; room, set
-    while it is not; on_drained, called when that is over; on_closed, called once when nothing
-    more may be written.
+    Attributes: write, the transport's own if it can be; paused, more than the bound is waiting;
+    room, set while it is not; on_drained, called when that is over; on_closed, called once when
+    nothing more may be written; hang_up, closes with a code and a reason behind all that was
+    written.
     """
 
     __slots__ = (
         "_limit_bytes",
         "_max_bytes",
         "_transport",
+        "hang_up",
         "on_closed",
         "on_drained",
         "paused",
@@ -32,20 +38,27 @@ class Sink:
     )
 
     def __init__(
-        self, transport: asyncio.WriteTransport, max_bytes: int, room: asyncio.Event
+        self,
+        transport: asyncio.WriteTransport,
+        max_bytes: int,
+        room: asyncio.Event,
+        pack: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """Take a transport; `max_bytes` may wait in it before the client counts as slow.
 
-        `room` is set while the client is not paused.
+        `room` is set while the client is not paused; `pack` is applied to all that is written.
         """
         self.room = room
         self._transport = transport
         self._max_bytes = max_bytes
         self._limit_bytes = max_bytes
         self.write: Callable[[bytes], None] = transport.write
+        if pack is not None:
+            self.write = lambda frames: transport.write(pack(frames))
         self.paused = False
         self.on_drained: Callable[[], None] = _nothing
         self.on_closed: Callable[[], None] = _nothing
+        self.hang_up: Callable[[int, str], None] = lambda _code, _reason: transport.close()
         transport.set_write_buffer_limits(high=max_bytes, low=max_bytes // 4)
 
     @property
@@ -76,4 +89,5 @@ class Sink:
     def close(self) -> None:
         """Note that the connection is ending; may be called again."""
         closed, self.on_closed, self.on_drained = self.on_closed, _nothing, _nothing
+        self.write = _drop
         closed()

@@ -1,9 +1,11 @@
 """What every worker process does alike: settings, logging, the loop, signals, the exit status.
 
-A worker gives one coroutine that runs until its event is set; SIGTERM and SIGINT set it.
+A worker gives one coroutine that runs until its event is set; SIGTERM and SIGINT set it. A second
+one of them ends the worker at once.
 """
 
 import asyncio
+import ctypes
 import logging
 import signal
 import sys
@@ -20,6 +22,12 @@ EXIT_FAILED = 1
 
 STOP_WITHIN_S = 8.0
 """What is on its way must be stored within this time after a worker is told to stop."""
+
+SAME_ORDER_S = 0.2
+"""Signals so close together are one order: a terminal and a supervisor may both send one."""
+
+_PR_SET_PDEATHSIG = 1
+_TOLD = (LogError, TimeoutError)
 
 Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
 """Works until the event is set, then stores what is on its way and returns."""
@@ -42,28 +50,59 @@ def configure_logging(level: str) -> None:
     )
 
 
-def run_worker(name: str, work: Worker) -> int:
-    """Run one worker until it is told to stop; return the exit status."""
+def run_worker(
+    name: str, work: Worker, *, told: tuple[type[Exception], ...] = (), **overrides: object
+) -> int:
+    """Run one worker until it is told to stop; return the exit status.
+
+    The settings are those of the environment, with `overrides` over them. `told`: errors whose
+    sentence says all, beside those of the log; others are faults of ours and show a traceback.
+    """
     try:
-        settings = load_settings()
+        settings = load_settings(**overrides)
     except SettingsError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201  # logging is not set up yet
         return EXIT_BAD_SETTINGS
     configure_logging(settings.log_level)
     structlog.contextvars.bind_contextvars(worker=name)
-    return uvloop.run(_until_stopped(name, work, settings))
+    return uvloop.run(_until_stopped(name, work, settings, (*_TOLD, *told)))
 
 
-async def _until_stopped(name: str, work: Worker, settings: Settings) -> int:
+def die_with_parent() -> None:
+    """Have Linux end this child when we are killed; runs in the child before exec."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _until_stopped(
+    name: str, work: Worker, settings: Settings, told: tuple[type[Exception], ...]
+) -> int:
     log = structlog.get_logger(name)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    loop, working = asyncio.get_running_loop(), asyncio.current_task()
+    assert working is not None  # noqa: S101  # this is a coroutine
+
+    told_s = 0.0
+
+    def on_signal() -> None:
+        nonlocal told_s
+        if not stop.is_set():
+            told_s = loop.time()
+            stop.set()
+        elif loop.time() - told_s > SAME_ORDER_S:
+            working.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     try:
         await work(settings, stop)
-    except (LogError, TimeoutError, ExceptionGroup) as raised:
-        known = [error for error in _leaves(raised) if isinstance(error, LogError | TimeoutError)]
+    except asyncio.CancelledError:
+        if not working.cancelling():
+            raise
+        log.warning("ended by a second signal, without waiting for what was on its way")
+        return EXIT_FAILED
+    except Exception as raised:
+        known = [error for error in _leaves(raised) if isinstance(error, told)]
         if not known:
             raise
         for error in known:

@@ -1,0 +1,73 @@
+"""How a gateway goes: each subscriber is told when to come again, and served until it has gone.
+
+A drain takes at most `drain_bound_s`. Order: nobody new is let in; those without a key leave;
+everybody else gets `drain` with a time of its own; data goes on until each leaves, or its time
+and a margin are over; then it gets what is still due and is closed with 1012.
+"""
+
+import asyncio
+import random
+
+import structlog
+
+from gateway.access import Access, Guest
+from gateway.frames import json_frame
+from gateway.hub import Hub
+from gateway.protocol import Drain
+from models.settings import Settings
+
+MARGIN_S = 1.0
+"""A subscriber may stay so long beyond its time: it connects anew before it leaves."""
+
+SHUTDOWN_S = 3.0
+"""What has been written to those who are closed may take so long; then they are cut off."""
+
+RESTARTS = 1012
+"""Close code: the service restarts, come again."""
+
+_log = structlog.get_logger(__name__)
+
+
+def drain_bound_s(settings: Settings) -> float:
+    """Return how long a gateway takes at most from the order to stop to its end."""
+    return settings.gateway_drain_s + MARGIN_S + SHUTDOWN_S
+
+
+async def drain(access: Access, hub: Hub, spread_s: float) -> None:
+    """Have everybody leave within `spread_s` and the margin; 0 means at once, without a word."""
+    served = [guest for guest in access.guests if guest.client is not None]
+    _log.info("draining", clients=len(served), seconds=spread_s)
+    for guest in tuple(access.guests):
+        if guest.client is None or not spread_s:
+            _send_away(guest, hub)
+    if not spread_s:
+        return
+    loop = asyncio.get_running_loop()
+    hub.flush()
+    timers = []
+    for guest, share_s in zip(served, shares(len(served), spread_s), strict=True):
+        word = Drain(reconnect_ms=round(share_s * 1000))
+        guest.sink.write(json_frame(word.model_dump()))
+        timers.append(loop.call_later(share_s + MARGIN_S, _send_away, guest, hub))
+    try:
+        async with asyncio.timeout(spread_s + MARGIN_S):
+            await access.empty.wait()
+    except TimeoutError:
+        hub.flush()  # whoever is left is closed with the server
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+def shares(count: int, spread_s: float) -> list[float]:
+    """Return `count` moments spread evenly over `spread_s`, jittered, in random order."""
+    moments = [(number + random.random()) * spread_s / count for number in range(count)]  # noqa: S311  # spreads load, keeps no secret
+    random.shuffle(moments)
+    return moments
+
+
+def _send_away(guest: Guest, hub: Hub) -> None:
+    """Give a guest what is still due to it, and close."""
+    if guest.client is not None:
+        hub.catch_up(guest.client)
+    guest.sink.hang_up(RESTARTS, "the gateway restarts: come again")
