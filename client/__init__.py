@@ -2,7 +2,9 @@
 
 from client.chain import ChainBrokenError, ChainVerifier, Link
 from client.errors import GatewayRefusedError, GatewayUnavailableError, SubscriberError
-from client.subscriber import Subscriber, Update
+from client.subscriber import Subscriber
+from client.subscription import Position
+from client.update import Update
 
 __all__ = [
     "ChainBrokenError",
@@ -10,6 +12,7 @@ __all__ = [
     "GatewayRefusedError",
     "GatewayUnavailableError",
     "Link",
+    "Position",
     "Subscriber",
     "SubscriberError",
     "Update",

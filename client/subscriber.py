@@ -1,178 +1,129 @@
-"""An async iterator over the gateway's messages that reconnects and verifies every link.
+"""An async iterator over the gateway's messages that resumes by itself and verifies every link.
 
-Owns one WebSocket at a time. Keeps no state of the market: build it from the messages.
+Keeps no state of the market: build it from the messages.
 """
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from functools import cached_property
-from typing import Any, Literal
 
-import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 
-from client.backoff import delays
-from client.chain import ChainVerifier, Link, decode_link
-from client.errors import GatewayRefusedError, GatewayUnavailableError
-from models.canonical import FEEDS, Feed, Message, decode_message
+from client.chain import ChainVerifier
+from client.connector import Connector
+from client.line import Line
+from client.session import OnBroken, Session
+from client.subscription import ALL_PRODUCTS, Depth, OnSlow, Position, Subscription
+from client.update import Update
+from models.canonical import FEEDS, Feed
 
-MAX_MESSAGE_BYTES = 64 * 1024**2
-"""A deep book is several MB; websockets' own cap of 1 MiB would lose it."""
-
-OPEN_TIMEOUT_S = 5.0
-CLOSE_TIMEOUT_S = 1.0
-_FINAL_STATUS = frozenset({400, 401, 403, 404})
-_AWAY = (OSError, TimeoutError, ConnectionClosed, InvalidHandshake)
-
-
-class _Envelope(msgspec.Struct):
-    """One server message."""
-
-    op: Literal["incr", "snapshot", "status", "error", "subscribed", "unsubscribed", "pong"]
-    data: msgspec.Raw = msgspec.Raw(b"")
-    code: str = ""
-    msg: str = ""
-
-
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
-
-
-class Update:
-    """One canonical message as it came.
-
-    Attributes: op; line, the message's bytes, verbatim; link, its place in its chain. The whole
-    message is decoded only if `message` is looked at.
-    """
-
-    def __init__(self, op: Literal["snapshot", "incr", "status"], line: bytes, link: Link) -> None:
-        self.op = op
-        self.line = line
-        self.link = link
-
-    @cached_property
-    def message(self) -> Message:
-        """The message with exact numbers."""
-        message: Message = decode_message(self.line)
-        return message
+__all__ = ["Position", "Subscriber", "Update"]
 
 
 class Subscriber:
     """Messages of some products and feeds, snapshot first, every link verified.
 
-    Iterate with `async for update in subscriber`. It waits for a gateway that is not there yet
-    and reconnects by itself, each time with fresh snapshots; the iteration ends only by an error
-    or by its consumer.
+    Iterate with `async for update in subscriber`. It waits for a gateway that is not there yet.
+    After any break it connects again and goes on after the last message that it handed out:
+    nothing is missing, nothing comes twice, no snapshot comes again. Where that cannot be had,
+    the chain goes on with a snapshot whose `recovered` is false and whose `reason` says why. The
+    iteration ends only by an error or by its consumer; iterating again goes on where it ended.
 
-    Attributes: verifier, with its counts; messages, how many canonical ones have come; connects,
-    how often a connection was made.
+    One iteration at a time. Memory is bounded: what the consumer does not take waits in the
+    gateway.
+
+    Attributes: verifier, with its counts; messages, how many canonical ones were handed out.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # options by name, each of its own
         self,
         url: str,
-        products: Sequence[str] = ("*",),
+        products: Sequence[str] = (ALL_PRODUCTS,),
         feeds: Sequence[Feed] = FEEDS,
         *,
-        depth: int | None = None,
+        depth: Depth = "full",
+        max_rate: float | None = None,
+        on_slow: OnSlow = "conflate",
+        on_broken: OnBroken = "resync",
+        resume: Position | None = None,
+        api_key: str | None = None,
         give_up_after_s: float | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare; nothing happens before the iteration.
 
-        `depth`: levels a side in book snapshots, none for the whole book. `give_up_after_s`: how
-        long to try for a connection each time, none for ever. `notify` is told in a sentence
-        when the connection comes and goes.
+        `depth`: levels a side in book snapshots. The whole book by default, since changes come
+        whole: from fewer levels the deeper part of the book cannot be known. Say 50 if only the
+        top is looked at.
+
+        `max_rate`: at most so many messages a second of each chain, each a snapshot; such chains
+        begin anew after a break.
+
+        `on_slow`: what the gateway does when the consumer falls far behind. `conflate` drops
+        increments, and the next snapshot's `recovered` is false; `disconnect` drops the
+        connection, and since it is resumed nothing is missing, as long as the log reaches back.
+
+        `on_broken`: what to do when a message does not link. `resync` asks the gateway for what is
+        missing, and the consumer sees nothing of it; `raise` ends the iteration.
+
+        `resume`: go on from a stored `position`. `give_up_after_s`: how long to try for a
+        connection each time, none for ever. `notify` is told in a sentence when the connection
+        comes and goes, and when a chain breaks or begins anew.
+
+        Raises:
+            ValueError: the options do not fit together, or `resume` is no position.
         """
-        self._url = url
-        request: dict[str, Any] = {"op": "subscribe", "products": products, "feeds": feeds}
-        if depth is not None:
-            request["depth"] = depth
-        self._request = msgspec.json.encode(request).decode()
-        self._give_up_after_s = give_up_after_s
-        self._notify = notify or _ignore
-        self.verifier = ChainVerifier()
+        if resume is not None and max_rate is not None:
+            raise ValueError("max_rate sends only the newest state: there is nothing to resume")
+        notify = notify or _ignore
+        subscription = Subscription(
+            products, feeds, depth=depth, max_rate=max_rate, on_slow=on_slow
+        )
+        self._connector = Connector(url, api_key, give_up_after_s, notify)
+        self._session = Session(subscription, resume, on_broken, notify)
         self.messages = 0
-        self.connects = 0
+
+    @property
+    def verifier(self) -> ChainVerifier:
+        """The proof so far."""
+        return self._session.verifier
+
+    @property
+    def connects(self) -> int:
+        """How often a connection was made."""
+        return self._connector.connects
+
+    @property
+    def position(self) -> Position:
+        """How far the consumer has come, the update that was handed out last included.
+
+        Plain JSON: store it, and hand it to the next process as `resume`. Costs a pass over all
+        chains.
+        """
+        return self._session.position
 
     async def __aiter__(self) -> AsyncGenerator[Update, None]:
         """Iterate.
 
         Raises:
-            ChainBrokenError: a message is missing; iterate again for fresh snapshots.
-            GatewayRefusedError: the gateway does not accept the subscription.
+            ChainBrokenError: a message is missing, and `on_broken` is `raise`.
+            GatewayRefusedError: the gateway does not accept the key or the subscription.
             GatewayUnavailableError: no gateway answered within `give_up_after_s`.
         """
-        while True:
-            connection = await self._connect()
-            try:
-                self.verifier.reset()
-                await connection.send(self._request)
-                async with aclosing(self._updates(connection)) as updates:
-                    async for update in updates:
-                        yield update
-            except ConnectionClosed as closed:
-                self._notify(f"lost the gateway ({closed}); connecting again")
-            finally:
-                await connection.close()
-
-    async def _connect(self) -> ClientConnection:
-        """Connect, trying again with growing waits."""
-        began = time.monotonic()
-        told = False
-        for wait_s in delays():
-            try:
-                connection = await self._attempt()
-            except _AWAY as error:
-                self._give_up(began, error)
-                if not told:
-                    told = True
-                    self._notify(f"waiting for a gateway at {self._url} ({error})")
-                await asyncio.sleep(wait_s)
-            else:
-                self.connects += 1
-                self._notify(f"connected to {self._url}")
-                return connection
-        raise AssertionError("the delays never end")
-
-    async def _attempt(self) -> ClientConnection:
-        """Connect once."""
+        line, take = Line(self._connector, self._session), self._session.receive
         try:
-            return await connect(
-                self._url,
-                max_size=MAX_MESSAGE_BYTES,
-                compression=None,
-                open_timeout=OPEN_TIMEOUT_S,
-                close_timeout=CLOSE_TIMEOUT_S,
-            )
-        except InvalidStatus as refused:
-            status = refused.response.status_code
-            if status not in _FINAL_STATUS:
-                raise
-            raise GatewayRefusedError(str(status), str(refused)) from refused
-
-    def _give_up(self, began: float, failure: Exception) -> None:
-        """Raise when it has taken too long."""
-        waited_s = time.monotonic() - began
-        if self._give_up_after_s is not None and waited_s > self._give_up_after_s:
-            raise GatewayUnavailableError(self._url, waited_s, str(failure)) from failure
-
-    async def _updates(self, connection: ClientConnection) -> AsyncGenerator[Update, None]:
-        """Yield what a connection brings."""
-        check = self.verifier.check
-        while True:
-            envelope = _decode_envelope(await connection.recv(decode=False))
-            op = envelope.op
-            if op in ("incr", "snapshot", "status"):
-                line = bytes(envelope.data)
-                link = decode_link(line)
-                self.messages += 1
-                check(link)
-                yield Update(op, line, link)
-            elif op == "error":
-                raise GatewayRefusedError(envelope.code, envelope.msg)
+            while True:
+                receive = await line.open()
+                try:
+                    while True:
+                        update = take(await receive(decode=False))
+                        if update is None:
+                            line.tend()
+                        else:
+                            self.messages += 1
+                            yield update
+                except ConnectionClosed as closed:
+                    await line.ended(closed)
+        finally:
+            await line.close()
 
 
 def _ignore(_: str) -> None:

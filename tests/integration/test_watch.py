@@ -13,6 +13,7 @@ from client.subscriber import Subscriber
 from models.canonical import Tick
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
+from tests.clients import proxied
 from tests.gateways import PRODUCT, SUBJECT, running_gateway, snapshot, status, tick
 from tests.servers import eventually, free_port
 
@@ -77,6 +78,32 @@ async def test_watch_json_prints_every_line_verbatim(log: JetStreamLog, settings
     assert f"{len(lines) - 1} links verified, 0 broken" in said
 
 
+async def test_watch_json_over_cuts_prints_every_line_once(
+    log: JetStreamLog, settings: Settings
+) -> None:
+    """A lost connection leaves no mark in the output."""
+    async with running_gateway(settings) as gateway, proxied(gateway.port) as proxy:
+
+        async def publish() -> None:
+            await eventually(lambda: proxy.most)
+            for seq in range(1, 401):
+                await log.publish(SUBJECT, tick(seq))
+                if seq % 100 == 0:
+                    proxy.cut()
+                await asyncio.sleep(0.005)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(publish())
+            arguments = (PRODUCT, "--feeds", "ticker", "--json", "--duration", "5")
+            code, out, said = await run_watch(*arguments, "--url", proxy.url)
+    lines = out.splitlines()
+    assert code == 0
+    assert said.count("lost the gateway") >= 3
+    start = 401 - len(lines)
+    assert start < 50
+    assert lines[1:] == [tick(seq) for seq in range(start + 1, 401)]
+
+
 async def test_watch_piped_draws_a_table_without_colours(
     log: JetStreamLog, settings: Settings
 ) -> None:
@@ -96,9 +123,11 @@ async def test_watch_of_a_broken_chain_exits_2_with_a_sentence(how: list[str]) -
     """A missing message is an error, not a line in a table."""
     frames = [framed("snapshot", snapshot(5, "{}")), framed("incr", tick(8, 7))]
     async with lying_gateway(*frames) as url:
-        code, _, said = await run_watch(*how, "--url", url)
+        code, out, said = await run_watch(*how, "--duration", "1", "--url", url)
     assert code == 2
-    assert "BTC-USD ticker is broken at seq 8: prev_seq 5 was due and 7 came" in said
+    # A table has its notices below it.
+    shown = said if how else " ".join(out.decode().split())
+    assert "BTC-USD ticker is broken at seq 8: prev_seq 5 was due and 7 came" in shown
 
 
 async def test_watch_without_a_gateway_waits_then_says_what_to_do() -> None:
