@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint typecheck imports test demo up bench lock \
+.PHONY: help install lint typecheck imports test demo up bench bench-gateway lock \
 	run-ingestor run-normalizer run-gateway run-recovery watch-gateway clean
 
 help: ## show the targets
@@ -41,6 +41,9 @@ up: install ## the whole system on this machine, against the simulator
 
 bench: install ## measure; merges bench/results.json
 	$(BIN)/python -m bench
+
+bench-gateway: install ## measure the gateway alone, on one core, beside the usual ways to send
+	$(BIN)/python -m bench gateway-fanout gateway-latency gateway-memory gateway-snapshot gateway-resume
 
 run-ingestor: install ## one ingestor against the settings in the environment
 	$(BIN)/python -m workers.ingestor

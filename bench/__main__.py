@@ -2,10 +2,13 @@
 
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
-from bench.harness import Benchmark, machine, merge
+from bench.gateway_fanout import gateway_fanout
+from bench.gateway_latency import gateway_latency
+from bench.gateway_memory import gateway_memory
+from bench.gateway_resume import gateway_resume, gateway_snapshot
+from bench.harness import Benchmark, console, machine, merge
 from bench.latency import venue_to_subscriber
 from bench.pipeline import ingest_normalize
 from bench.resubscribe import resubscribe
@@ -17,19 +20,24 @@ BENCHMARKS: dict[str, Benchmark] = {
     "resubscribe": resubscribe,
     "resync": resync,
     "resync-storm": resync_storm,
+    "gateway-fanout": gateway_fanout,
+    "gateway-latency": gateway_latency,
+    "gateway-memory": gateway_memory,
+    "gateway-snapshot": gateway_snapshot,
+    "gateway-resume": gateway_resume,
 }
 
 
 def main(names: list[str]) -> int:
     """Run the named benchmarks, or all; return the exit status."""
-    console = Console()
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         console.print(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
         return 2
     table = Table("figure", "value", title=machine(), title_justify="left")
     for name in names or BENCHMARKS:
-        with console.status(f"measuring {name}"):
+        # Rendered seldom: the spinner's thread would take time from what is measured here.
+        with console.status(f"measuring {name}", refresh_per_second=1):
             figures = BENCHMARKS[name]()
         merge(figures)
         for figure, value in figures.items():

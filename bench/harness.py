@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
+from rich.console import Console
 
 from bench.source import products
 from tests.servers import NatsServer, Process, free_port
@@ -22,6 +23,14 @@ from tests.servers import NatsServer, Process, free_port
 RESULTS = Path(__file__).parent / "results.json"
 
 Benchmark = Callable[[], dict[str, float]]
+
+console = Console()
+"""Where benchmarks show how far they are."""
+
+
+def note(text: str) -> None:
+    """Show a step of a benchmark that is done."""
+    console.print(f"  {text}", highlight=False, soft_wrap=True)
 
 
 def machine() -> str:
