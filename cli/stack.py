@@ -39,7 +39,8 @@ class Ports:
     s3: int = 9000
     sim: int = 8900
     metrics: int = 9101
-    """First of the metrics ports: ingestor, shards, temporal-worker, further lines, gateways."""
+    """First of the metrics ports: ingestor, shards, temporal-worker, snapshot, further lines,
+    gateways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ class StackOptions:
 
     @property
     def metrics_ports(self) -> int:
-        """How many ports the metrics take: lines, shards, the recovery worker, the gateways."""
-        return self.lines + self.shards + 1 + self.gateway_processes
+        """How many ports the metrics take: lines, shards, the two single workers, the gateways."""
+        return self.lines + self.shards + 2 + self.gateway_processes
 
 
 def taken(options: StackOptions) -> None:
@@ -271,6 +272,19 @@ def temporal_worker(options: StackOptions) -> Service:
     )
 
 
+def snapshot(options: StackOptions) -> Service:
+    """Return the worker that keeps the latest-state rows."""
+    port = options.ports.metrics + 2 + options.shards
+    return Service(
+        "snapshot",
+        [sys.executable, "-m", "workers.snapshot"],
+        listening(port),
+        env={**environment(options), "METRICS_PORT": str(port)},
+        address=f"http://127.0.0.1:{port}/metrics",
+        note="MD_TICKS to the latest state of each product",
+    )
+
+
 def gateway(options: StackOptions) -> Service:
     """Return the gateway, which may be several processes."""
     port, count = options.ports.gateway, options.gateway_processes
@@ -295,7 +309,7 @@ def ingestors(options: StackOptions) -> list[Service]:
     """Return one ingestor per line; all lines feed the same products."""
     services = []
     for number, line in enumerate(LINES[: options.lines]):
-        port = options.ports.metrics + (number and options.shards + 1 + number)
+        port = options.ports.metrics + (number and options.shards + 2 + number)
         services.append(
             Service(
                 "ingestor" if options.lines == 1 else f"ingestor-{line}",

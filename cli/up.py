@@ -23,6 +23,7 @@ from cli.stack import (
     normalizers,
     reach_venue,
     servers,
+    snapshot,
     taken,
     temporal_worker,
 )
@@ -151,7 +152,7 @@ async def _start(supervisor: Supervisor, options: StackOptions) -> None:
         await supervisor.start(servers(options))
     with _console.status("starting workers"):
         await supervisor.start(normalizers(options))
-        await supervisor.start([temporal_worker(options)])
+        await supervisor.start([temporal_worker(options), snapshot(options)])
         await supervisor.start([gateway(options)])
         await supervisor.start(ingestors(options))
 
