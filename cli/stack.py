@@ -163,6 +163,7 @@ def environment(options: StackOptions) -> dict[str, str]:
     if options.venue == "sim":
         env["COINBASE_WS_PRIMARY"] = f"ws://127.0.0.1:{ports.sim}"
         env["COINBASE_REST_URL"] = f"http://127.0.0.1:{ports.sim}"
+        env["COINBASE_ADVANCED_WS"] = f"ws://127.0.0.1:{ports.sim}/advanced"
     return env
 
 

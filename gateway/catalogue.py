@@ -6,23 +6,20 @@ from gateway.product import Product
 from gateway.protocol import ALL_PRODUCTS, ClientError
 from models.subjects import product_of
 
-VENUE = "coinbase"
-"""Venue of a product that is configured and has had no message yet."""
-
 _SHOWN = 10
 
 
 class Catalogue:
     """Every product by venue and name; it only grows, by what the log holds."""
 
-    def __init__(self, names: Iterable[str], on_new: Callable[[Product], None]) -> None:
-        """Begin with configured products; `on_new` is called with each that appears later."""
+    def __init__(self, venue: str, names: Iterable[str], on_new: Callable[[Product], None]) -> None:
+        """Begin with a venue's products; `on_new` is called with each that appears later."""
         self._products: dict[tuple[str, str], Product] = {}
         self._named: dict[str, list[Product]] = {}
         self._subjects: dict[str, Product] = {}
         self._on_new = on_new
         for name in names:
-            self._add(VENUE, name)
+            self._add(venue, name)
 
     def __iter__(self) -> Iterator[Product]:
         return iter(self._products.values())

@@ -69,15 +69,22 @@ class Hub:
     resumes; loop; epoch, the name of the log that all this comes from.
     """
 
-    def __init__(self, products: Iterable[str], loop: Loop, limits: Limits | None = None) -> None:
-        """Prepare to serve; `products`: the configured ones; more appear as they come."""
+    def __init__(
+        self,
+        products: Iterable[str],
+        loop: Loop,
+        limits: Limits | None = None,
+        *,
+        venue: str = "coinbase",
+    ) -> None:
+        """Prepare to serve; `products`: those configured of a venue; more appear as they come."""
         self.metrics = Metrics()
         self.ledger = Ledger()
         self.limits = limits = limits or Limits()
         self.loop = loop
         self.epoch = ""
         self._audience = Audience(lambda: self.products, loop, self.metrics)
-        self.products = Catalogue(products, self._audience.introduce)
+        self.products = Catalogue(venue, products, self._audience.introduce)
         self.ring = Ring(limits.ring_bytes)
         self.ladder = Ladder(
             self.ring,

@@ -74,7 +74,12 @@ async def serve(
         LogUnavailableError: no NATS server answered for half a minute.
     """
     access = Access(settings)
-    hub = Hub(settings.coinbase_products, asyncio.get_running_loop(), Limits.of(settings))
+    hub = Hub(
+        settings.coinbase_products,
+        asyncio.get_running_loop(),
+        Limits.of(settings),
+        venue=settings.ingest_venue,
+    )
     readiness = Readiness()
     server = _Server(_config(settings, create_app(hub, readiness, access)))
     if handover is not None:
