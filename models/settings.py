@@ -144,6 +144,13 @@ class Settings(BaseSettings):
     s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
     """`path` where buckets have no host names of their own, as with MinIO and localbucket."""
 
+    archive_flush_s: float = Field(60.0, gt=0)
+    """The archive stores what it has when the oldest message of it is so old, in seconds."""
+    archive_flush_bytes: int = Field(5_000_000, ge=1000)
+    """Or when it has so many bytes of NDJSON, whichever is first."""
+    archive_every_s: float = Field(60.0, ge=1)
+    """An archive run that has ended, whyever, is started again after so many seconds at most."""
+
     sim_port: int = Field(8900, ge=0, le=65535)
     """Port of the simulated exchange."""
 
@@ -196,6 +203,11 @@ class Settings(BaseSettings):
             if proxy != "*":
                 ip_network(proxy)
         return value
+
+    @property
+    def has_lake(self) -> bool:
+        """Whether a lake is meant: on AWS with an IAM role, S3_REGION says so."""
+        return (self.s3_endpoint or self.s3_access_key or self.s3_region) is not None
 
     @property
     def streams(self) -> Streams:

@@ -1,0 +1,1 @@
+"""Where state rests: latest-state stores, and the Parquet lake."""
