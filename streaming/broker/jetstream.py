@@ -83,6 +83,7 @@ class JetStreamLog:
         """
         client = Client()
         log: list[JetStreamLog] = []
+        problem = ""
 
         async def reconnected() -> None:
             _log.info("connected to the log again", server=str(client.connected_url))
@@ -95,11 +96,13 @@ class JetStreamLog:
                 connected._acks.fail_all()  # noqa: SLF001
 
         async def failed(error: Exception) -> None:
+            nonlocal problem
+            problem = str(error)
             _log.debug("log client", error=repr(error))
 
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
+        try:
+            # Told never to give up, the client seeks its first server for ever as well.
+            async with asyncio.timeout(wait_s):
                 await client.connect(
                     list(urls),
                     name=name,
@@ -114,18 +117,15 @@ class JetStreamLog:
                     pending_size=_PENDING_BYTES,
                     allow_reconnect=True,
                 )
-            except (nats.errors.Error, OSError) as error:
-                if time.monotonic() > deadline:
-                    raise LogUnavailableError(
-                        f"no NATS server answers at {', '.join(urls)} ({error}); start one, or "
-                        "set NATS_URLS"
-                    ) from error
-                await asyncio.sleep(_RETRY_FIRST_S)
-            else:
-                self = cls(client)
-                await self._acks.start()
-                log.append(self)
-                return self
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            raise LogUnavailableError(
+                f"no NATS server answers at {', '.join(urls)} ({problem or repr(error)}); start "
+                "one, or set NATS_URLS"
+            ) from error
+        self = cls(client)
+        await self._acks.start()
+        log.append(self)
+        return self
 
     async def close(self) -> None:
         """Close the connection; readers end."""

@@ -10,9 +10,9 @@ import pytest
 from models.settings import Settings
 from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
-from streaming.broker.log import FencedError, LogMessage, LogRemadeError
+from streaming.broker.log import FencedError, LogMessage, LogRemadeError, LogUnavailableError
 from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
-from tests.servers import NatsServer, eventually, port_open
+from tests.servers import NatsServer, eventually, free_port, port_open
 
 STREAMS = Streams()
 SUBJECT = "market.ticks.0.test.BTC-USD"
@@ -257,3 +257,12 @@ async def test_budget_over_its_bound_makes_writers_wait(log: JetStreamLog) -> No
         assert not waiting.done()
         await asyncio.wait_for(waiting, 5)
     assert budget._used == 0
+
+
+async def test_server_that_never_comes_is_told_in_a_sentence() -> None:
+    """Bounded in time, with the address, the cause, and what to do."""
+    port = free_port()
+    with pytest.raises(LogUnavailableError) as raised:
+        await JetStreamLog.connect([f"nats://127.0.0.1:{port}"], name="test", wait_s=0.3)
+    for part in (str(port), "Connect call failed", "NATS_URLS"):
+        assert part in str(raised.value)
