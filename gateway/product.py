@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FEED_BITS: dict[Feed, int] = {feed: 1 << number for number, feed in enumerate(FEEDS)}
 """A feed's bit in a mask of feeds."""
 
-FRAME_BYTES = 256
-"""What a frame costs beside its bytes: its object, its head and its places in lists."""
+FRAME_BYTES, BATCH_BYTES = 224, 256
+"""What a frame, and a batch, cost beside the lines: objects, heads, places in tuples."""
 
 FEED_OF_BIT: dict[int, Feed] = {bit: feed for feed, bit in FEED_BITS.items()}
 """The feed of a bit."""
@@ -80,7 +80,7 @@ def read_batch(message: LogMessage) -> tuple[Batch, list[bytes]]:
     mask = 0
     for bit in bits:
         mask |= bit
-    size = len(message.payload) + FRAME_BYTES * len(frames)
+    size = len(message.payload) + FRAME_BYTES * len(frames) + BATCH_BYTES
     batch = Batch(
         message.seq, message.time_us, size, tuple(heads), tuple(frames), tuple(bits), mask
     )

@@ -97,7 +97,7 @@ async def test_client_that_sends_too_fast_is_told_when_to_go_on_and_keeps_its_da
         await receive(other, 2)
         for number in range(50):
             await client.send(json.dumps({"op": "ping", "id": number}))
-        said = []
+        said: list[Any] = []
         while not said or said[-1]["op"] != "rate_limit":
             said += await receive(client, 1)
         assert [m["id"] for m in said[:-1]] == list(range(len(said) - 1))

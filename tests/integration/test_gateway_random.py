@@ -177,7 +177,7 @@ async def test_whatever_clients_do_their_views_are_what_the_log_has(
     """Every message is the next one of the log, or a snapshot or a refusal that says otherwise."""
     choice = random.Random(seed)
     writer = Writer(log, choice)
-    limits = {"gateway_ring_bytes": 500_000, "ws_max_client_bytes": 64 * 1024}
+    limits: dict[str, Any] = {"gateway_ring_bytes": 500_000, "ws_max_client_bytes": 64 * 1024}
     async with asyncio.timeout(60), running_gateway(settings, **limits) as gateway:
         actors = [Actor(gateway, writer.canonical, choice) for _ in range(CLIENTS)]
         try:

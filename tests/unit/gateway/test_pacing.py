@@ -27,7 +27,7 @@ class Guest:
         self._session.receive(json.dumps({"op": op, **request}))
 
     def pace(self, rate: float, feed: Feed = "ticker", **more: object) -> None:
-        self.say(products=[PRODUCT], feeds=[feed], max_rate=rate, **more)
+        self.say("subscribe", products=[PRODUCT], feeds=[feed], max_rate=rate, **more)
 
     def news(self) -> list[Any]:
         """Return what has come since, and note when."""

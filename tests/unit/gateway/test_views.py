@@ -175,5 +175,5 @@ class Gateway(RuleBasedStateMachine):
         assert "md_gateway_clients 0.0" in self.hub.metrics.render().decode()
 
 
-Gateway.TestCase.settings = settings(deadline=None, max_examples=300, stateful_step_count=60)
+Gateway.TestCase.settings = settings(deadline=None, max_examples=150, stateful_step_count=60)
 TestViews = Gateway.TestCase
