@@ -3,6 +3,7 @@
 Canonical messages go out verbatim, so that numbers keep the venue's own digits.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -31,6 +32,9 @@ MAX_TICKS = 10_000
 
 MAX_PAGES = 64
 """Pages of `ticks` that are put together at the same time; beyond that the answer is `busy`."""
+
+PAGE_WITHIN_S = 10.0
+"""How long a page may take; the log may be away."""
 
 MAX_TROUBLED = 100
 """Feeds in trouble that `status` names."""
@@ -307,7 +311,13 @@ async def _page(
         RefusedError: 410, it cannot be recovered; 503, too many others do at this moment.
     """
     while True:
-        page = await hub.ladder.page(product, feed, from_seq, limit)
+        try:
+            async with asyncio.timeout(PAGE_WITHIN_S):
+                page = await hub.ladder.page(product, feed, from_seq, limit)
+        except TimeoutError:
+            raise RefusedError(
+                503, "busy", "the log does not answer: come again", retry_s=1
+            ) from None
         if page.reason == "busy":
             raise RefusedError(503, "busy", "too many others resume: come again", retry_s=1)
         if page.reason is not None:

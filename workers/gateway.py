@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from gateway.listening import AddressInUseError, Place
 from gateway.server import Handover, gateway, serve
@@ -15,7 +16,7 @@ from workers.gateways import HAND_OVER, READY, gateways
 from workers.process import EXIT_FAILED, run_worker
 
 
-def main(arguments: Sequence[str] | None = None, **overrides: object) -> int:
+def main(arguments: Sequence[str] | None = None, **overrides: Any) -> int:  # noqa: ANN401  # settings
     """Run with the settings of the environment, `overrides` over them; return the exit status."""
     parser = argparse.ArgumentParser(prog="gateway", description=__doc__)
     parser.add_argument("--index", type=int, help="which of several this is; given by the parent")

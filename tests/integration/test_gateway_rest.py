@@ -20,7 +20,7 @@ from tests.gateways import (
     subscriber,
     tick,
 )
-from tests.servers import eventually
+from tests.servers import NatsServer, eventually, port_open
 
 OTHER_VENUE = "market.ticks.0.elsewhere.BTC-USD"
 
@@ -112,6 +112,21 @@ async def test_ticks_that_cannot_be_recovered_get_410(gateway: RunningGateway) -
     """Never a part as if it were all; the code is that of `resumed`."""
     code = await error(gateway, f"/v1/products/{PRODUCT}/ticks?feed=ticker&from_seq=77")
     assert code[:2] == (410, "unknown_seq")
+
+
+async def test_ticks_while_the_log_is_away_get_503(
+    nats_server: NatsServer, log: JetStreamLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request does not hang for as long as the log does."""
+    monkeypatch.setattr(rest, "PAGE_WITHIN_S", 0.2)
+    for seq in range(1, 4):
+        await log.publish(SUBJECT, tick(seq))
+    async with running_gateway(settings, gateway_ring_bytes=0) as gateway:
+        path = f"/v1/products/{PRODUCT}/ticks?feed=ticker&from_seq=1"
+        nats_server.kill()
+        assert (await error(gateway, path))[:2] == (503, "busy")
+        nats_server.start()
+        await port_open(nats_server.port)
 
 
 async def test_ticks_beyond_what_is_answered_at_once_get_503(
