@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install lint typecheck imports test demo up bench bench-gateway lock \
-	run-ingestor run-normalizer run-gateway run-recovery watch-gateway clean
+	run-ingestor run-normalizer run-gateway run-recovery run-archive watch-gateway clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,7 +31,7 @@ imports: install ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
 test: lint typecheck imports ## the gate: lint, types, imports, tests with branch coverage
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 demo: install ## the whole system here, against the simulator, with gaps and a live table
 	$(BIN)/ledgerflux up --venue sim --watch --gap-every 10
@@ -56,6 +56,9 @@ run-gateway: install ## one gateway
 
 run-recovery: install ## one recovery worker: dispatcher, workflows, activities
 	$(BIN)/python -m workers.temporal
+
+run-archive: install ## one archive worker: the log to the lake, compaction, audit
+	$(BIN)/python -m workers.archive
 
 watch-gateway: install ## a live table of what a gateway serves
 	$(BIN)/ledgerflux watch

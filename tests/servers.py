@@ -2,23 +2,44 @@
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from streaming.broker.server import nats_command
 from workers.process import die_with_parent
 
+# Ports for servers lie below the range from which the kernel gives ports to clients, and each
+# process of a parallel test run has a part of its own: nobody takes one before its server is up.
+_FIRST, _PARTS, _PART = 10_000, 8, 2_500
+_part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PARTS
+_next = random.randrange(_PART)
+
+
+def free_ports(count: int) -> int:
+    """Return the first of so many ports in a row that nothing listens on."""
+    global _next  # noqa: PLW0603  # the same port is not handed out twice in a row
+    for _ in range(_PART):
+        first = _FIRST + _part * _PART + _next
+        _next = (_next + count) % (_PART - count)
+        try:
+            with ExitStack() as taken:
+                for port in range(first, first + count):
+                    taken.enter_context(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue
+        return first
+    raise AssertionError(f"no {count} free ports in a row")
+
 
 def free_port() -> int:
     """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)
 
 
 async def eventually(

@@ -102,7 +102,7 @@ class Market:
 
 async def begun(heard: Heard, chains: int) -> None:
     """Wait until every chain has begun."""
-    await eventually(lambda: len(heard.updates) >= chains)
+    await eventually(lambda: len(heard.updates) >= chains, within_s=60)
 
 
 @pytest.mark.parametrize("run", [in_python, in_node, pytest.param(in_browser, marks=needs_browser)])

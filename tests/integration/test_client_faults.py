@@ -159,7 +159,6 @@ async def test_client_of_a_gateway_that_drops_everybody_waits_longer_each_time(r
 
     async with scripted(handle) as url, run(url, **TICKER):
         await eventually(lambda: len(times) == 5)
-    assert times[4] - times[3] > 2 * (times[1] - times[0])
     assert times[4] - times[3] > 0.3
 
 

@@ -1,14 +1,11 @@
 """Several gateway processes on one port: spread, kept alive, replaced one by one, stopped."""
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
-import random
 import re
 import signal
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -25,7 +22,7 @@ from client.subscriber import Subscriber
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from tests.gateways import PRODUCT, SUBJECT, receive, tick
-from tests.servers import Process, eventually
+from tests.servers import Process, eventually, free_ports
 from workers.process import SAME_ORDER_S
 
 COUNT = 2
@@ -68,20 +65,6 @@ class Fleet:
     def said(self) -> str:
         """Return what all of them have written."""
         return self.parent.log_file.read_text(encoding="utf-8")
-
-
-def free_ports(count: int) -> int:
-    """Return the first of so many free ports in a row, where no client gets its own from."""
-    for _ in range(100):
-        first = random.randrange(20_000, 30_000)
-        try:
-            with contextlib.ExitStack() as taken:
-                for port in range(first, first + count):
-                    taken.enter_context(socket.create_server(("127.0.0.1", port)))
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports in a row")
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ async def run(command: str, **env: str) -> tuple[int, str, str]:
 
 async def start_one_that_waits(stack: Stack, client: Client) -> None:
     """Have the workflow of `ID` run: its venue does not answer."""
-    slow = {"kind": "rest_slow", "endpoint": "book", "delay_ms": 60_000, "count": 1}
+    slow = {"kind": "rest_slow", "endpoint": "book", "delay_ms": 110_000, "count": 1}
     await stack.simulator("POST", "/sim/faults", slow)
     gap = {"venue": "coinbase", "product": "BTC-USD", "feed": "book"}
     await client.start_workflow("GapResyncWorkflow", gap, id=ID, task_queue="resync")
@@ -48,7 +48,8 @@ async def start_one_that_waits(stack: Stack, client: Client) -> None:
 
 async def test_every_command_of_the_runbook_works_as_written(tmp_path: Path) -> None:
     """In the order of the page: look, trigger, abort, verify; each ends with status 0."""
-    async with running(tmp_path, ["BTC-USD"], CHANNELS, recovery=True) as stack:
+    patient = {"COINBASE_REST_TIMEOUT_S": "120"}
+    async with running(tmp_path, ["BTC-USD"], CHANNELS, recovery=True, env=patient) as stack:
         address = f"127.0.0.1:{stack.temporal_port}"
         client = await connect(load_settings(temporal_address=address))
         await start_one_that_waits(stack, client)
