@@ -9,7 +9,9 @@ from bench.gateway_latency import gateway_latency
 from bench.gateway_memory import gateway_memory
 from bench.gateway_resume import gateway_resume, gateway_snapshot
 from bench.harness import Benchmark, console, machine, merge
+from bench.lake import lake
 from bench.latency import venue_to_subscriber
+from bench.latest import latest
 from bench.pipeline import ingest_normalize
 from bench.resubscribe import resubscribe
 from bench.resync import resync, resync_storm
@@ -25,6 +27,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "gateway-memory": gateway_memory,
     "gateway-snapshot": gateway_snapshot,
     "gateway-resume": gateway_resume,
+    "latest": latest,
+    "lake": lake,
 }
 
 

@@ -91,12 +91,13 @@ class Backlog:
                 await self._load(product, place[0])
                 return place
 
-    async def page(self, product: Product, after: int) -> list[Batch]:
+    async def page(self, product: Product, bit: int, after: int) -> list[Batch]:
         """Return the next messages of a product above a position, in order; none at the end.
 
         Raises:
             UnrecoverableError: `too_old`: the log does not reach back so far any more.
         """
+        del bit  # a message has all feeds
         async with self._turn(product):
             kept = self._kept(product, after)
             if kept is not None:

@@ -1,6 +1,6 @@
 """The resume ladder: what follows `from_seq`, from memory, from the log, or not at all.
 
-Rungs in order: the ring, then whatever `open` was given (`backlog`, later the lake). Whichever
+Rungs in order: the ring, then whatever `open` was given (`backlog`, `lake`). Whichever
 has the number is read on from there, down to the ring and to what is live. Every link of the way
 is checked, and a feed goes live in the same step that sends the last of its past, so that nothing
 is missed or comes twice.
@@ -54,8 +54,10 @@ class Rung(Protocol):
             UnrecoverableError: `too_old`: the feed's first message is beyond `seq` already.
         """
 
-    async def page(self, product: Product, after: int) -> list[Batch]:
-        """Return the next messages of a product above a position, in order; none at the end.
+    async def page(self, product: Product, bit: int, after: int) -> list[Batch]:
+        """Return the next messages of a feed above a position, in order; none at the end.
+
+        Other feeds' may be among them. The last one, which may be empty, says how far it reaches.
 
         Raises:
             UnrecoverableError: `too_old`: it does not reach back so far any more.
@@ -303,7 +305,7 @@ class Ladder:
         while not last:
             frames: list[bytes] = []
             if position < self._ring.after:
-                rung, batches = await self._page(rung or 0, product, position)
+                rung, batches = await self._page(rung or 0, key, position)
                 # What the ring has not got yet will come live.
                 known = [batch for batch in batches if batch.position <= self._ring.upto]
                 frames, _ = _merge(merge, bit, known, horizon_us)
@@ -342,7 +344,7 @@ class Ladder:
                 return number, *await rung.locate(product, bit, from_seq, self._ring.upto)
         raise UnrecoverableError("too_old")
 
-    async def _page(self, rung: int, product: Product, position: int) -> tuple[int, list[Batch]]:
+    async def _page(self, rung: int, key: Key, position: int) -> tuple[int, list[Batch]]:
         """Return the next messages from a rung, or from the next nearer one if it has no more.
 
         Raises:
@@ -350,10 +352,10 @@ class Ladder:
         """
         if not self._rungs:
             raise UnrecoverableError("too_old")
-        batches = await self._rungs[rung].page(product, position)
+        batches = await self._rungs[rung].page(*key, position)
         while not batches and rung:
             rung -= 1
-            batches = await self._rungs[rung].page(product, position)
+            batches = await self._rungs[rung].page(*key, position)
         return rung, batches
 
 

@@ -5,12 +5,14 @@ cut into turns so that the gateway stays responsive.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 
 from gateway.backlog import Backlog
 from gateway.hub import Hub
+from gateway.ladder import Rung
 from gateway.readiness import Readiness
-from gateway.warmup import Start, warm_up
+from gateway.warmup import OpenRows, Start, warm_up
 from models.subjects import Streams, product_of
 from streaming.broker.log import Log, LogMessage
 
@@ -21,17 +23,27 @@ QUIET_S = 1.0
 """A reader that gets nothing for so long has reached the end, whatever the end was said to be."""
 
 
-async def follow(log: Log, hub: Hub, streams: Streams, readiness: Readiness) -> None:
-    """Warm up, then feed the hub for ever.
+async def follow(
+    log: Log,
+    hub: Hub,
+    streams: Streams,
+    readiness: Readiness,
+    *,
+    rows: OpenRows | None = None,
+    farther: Sequence[Rung] = (),
+) -> None:
+    """Warm up, with latest-state rows where the log has too little; then feed the hub for ever.
+
+    `farther`: rungs of the resume ladder beyond the log.
 
     Raises:
         LogRemadeError: MD_TICKS is another stream than at the beginning.
     """
     hub.epoch = f"{(await log.extent(streams.ticks)).created_us * 1000:x}"
-    start = await warm_up(log, hub, streams)
+    start = await warm_up(log, hub, streams, rows)
     hub.ring.start(start.after)
     async with asyncio.TaskGroup() as tasks:
-        hub.ladder.open(tasks, [Backlog(log, streams.ticks)])
+        hub.ladder.open(tasks, [Backlog(log, streams.ticks), *farther])
         if start.end <= start.after:
             readiness.warm.set()
         else:

@@ -5,8 +5,9 @@ Shutdown: let nobody new in, drain (`drain`), close whoever is left with 1012, l
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import uvicorn
@@ -18,12 +19,15 @@ from gateway.drain import SHUTDOWN_S, drain
 from gateway.fanout import fanout_protocol
 from gateway.http import PatientProtocol
 from gateway.hub import Hub, Limits
+from gateway.ladder import Rung
 from gateway.listening import Place, places
 from gateway.protocol import HARD_MAX_MESSAGE_BYTES
 from gateway.reader import follow
 from gateway.readiness import Readiness
 from models.settings import Settings
+from storage.latest_store import latest_store
 from streaming.broker.jetstream import JetStreamLog
+from streaming.broker.log import Log
 
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 60.0
@@ -115,10 +119,28 @@ async def _take_over(readiness: Readiness, handover: Handover | None) -> None:
 
 async def _follow(settings: Settings, hub: Hub, readiness: Readiness) -> None:
     """Connect to the log and follow it."""
-    async with await JetStreamLog.connect(settings.nats_urls, name="gateway") as log:
+    async with (
+        await JetStreamLog.connect(settings.nats_urls, name="gateway") as log,
+        _lake_rungs(settings, log) as rungs,
+    ):
         readiness.connected = lambda: log.connected
         await log.ensure_streams(settings)
-        await follow(log, hub, settings.streams, readiness)
+        rows = partial(latest_store, settings)
+        await follow(log, hub, settings.streams, readiness, rows=rows, farther=rungs)
+
+
+@contextlib.asynccontextmanager
+async def _lake_rungs(settings: Settings, log: Log) -> AsyncIterator[list[Rung]]:
+    """Give the rung of the lake, where there is one."""
+    if not settings.has_lake:
+        yield []
+        return
+    # Parquet takes 60 MB, which gateways without a lake need not spend.
+    from gateway.lake import LakeRung, lake_of  # noqa: PLC0415
+
+    async with lake_of(settings) as lake:
+        minutes = settings.backfill_max_minutes
+        yield [LakeRung(lake, log, settings.streams.ticks, max_minutes=minutes)]
 
 
 def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:

@@ -5,7 +5,10 @@ that nothing can be missed or doubled between the two. That position is further 
 checkpoints need, to fill the ring: after a rolling restart everybody resumes at once.
 """
 
+import asyncio
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,7 +17,15 @@ import structlog
 from gateway.hub import Hub
 from models.checkpoint import decode_checkpoint
 from models.subjects import Streams, product_of
+from storage.errors import StorageError
+from storage.latest import LatestRow, LatestStore, is_whole
 from streaming.broker.log import Log
+
+OpenRows = Callable[[], AbstractAsyncContextManager[LatestStore]]
+"""Opens the latest-state store."""
+
+ROWS_WITHIN_S = 5.0
+"""Rows are asked for so long; a gateway without them still has the log."""
 
 _NEAR = 1000
 _log = structlog.get_logger(__name__)
@@ -35,13 +46,15 @@ class Start:
     applied: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-async def warm_up(log: Log, hub: Hub, streams: Streams) -> Start:
-    """Load every checkpoint into the hub and say where to read on."""
+async def warm_up(log: Log, hub: Hub, streams: Streams, rows: OpenRows | None = None) -> Start:
+    """Load every checkpoint into the hub, rows where those fall short; say where to read on."""
     start = Start()
     for subject in await log.subjects(streams.state, "market.state.>"):
         await _load(log, hub, streams, subject, start)
     # Subjects after checkpoints: one that appears in between is beyond all that is applied.
     subjects = await log.subjects(streams.ticks, "market.ticks.>")
+    if rows is not None:
+        await _load_rows(log, hub, streams, rows, start, subjects)
     reached = [start.applied.get(product_of(subject), 0) for subject in subjects]
     start.after = min(min(reached, default=0), await _ring_start(log, hub, streams))
     for subject in subjects:
@@ -86,3 +99,39 @@ async def _load(log: Log, hub: Hub, streams: Streams, subject: str, start: Start
         _log.warning("reading the log instead of a checkpoint", subject=subject, error=str(error))
         return
     start.applied[product] = checkpoint.ticks_seq
+
+
+async def _load_rows(
+    log: Log, hub: Hub, streams: Streams, rows: OpenRows, start: Start, subjects: Sequence[str]
+) -> None:
+    """Take the rows of products whose checkpoint, if any, is older than the log's beginning.
+
+    Checkpoint and log tell the rest by themselves. A row whose book may go on below what it keeps
+    is left alone: nobody could tell when its lower levels would be needed.
+    """
+    extent = await log.extent(streams.ticks)
+    lacking = {
+        product
+        for subject in subjects
+        if start.applied.get(product := product_of(subject), 0) + 1 < extent.first
+    }
+    if not lacking:
+        return
+    try:
+        async with asyncio.timeout(ROWS_WITHIN_S), rows() as store:
+            for product in sorted(lacking):
+                row = await store.get(*product)
+                if row is not None and row.epoch == extent.created_us:
+                    _load_row(hub, row, start)
+    except (StorageError, TimeoutError) as error:
+        _log.warning("warming up without latest-state rows", error=str(error) or "no answer")
+
+
+def _load_row(hub: Hub, row: LatestRow, start: Start) -> None:
+    product = row.venue, row.product
+    try:
+        if row.position > start.applied.get(product, 0) and is_whole(row):
+            hub.restore(*product, [line.encode() for line in row.lines])
+            start.applied[product] = row.position
+    except msgspec.DecodeError as error:
+        _log.warning("reading the log instead of a row", row=row.key, error=str(error))

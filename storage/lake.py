@@ -153,10 +153,16 @@ class Lake:
             raise DamagedError(key, str(error)) from error
         return await self.put(lane, Piece(hour, first, last, messages))
 
-    async def discard(self, lane: Lane, hour: Hour, first: int, last: int) -> None:
-        """Delete the object of a range unless it is listed: nobody can have read it."""
-        if (first, last) not in (await self.manifest(lane, hour)).ranges():
-            await self._store.delete(lane.key(hour, first, last))
+    async def discard(self, lane: Lane, hour: Hour, first: int, last: int) -> bool:
+        """Delete the object of a range unless it is listed: nobody can have read it.
+
+        Tell whether there was one.
+        """
+        listed = (await self.manifest(lane, hour)).ranges()
+        if (first, last) in listed or (first, last) not in await self.objects(lane, hour):
+            return False
+        await self._store.delete(lane.key(hour, first, last))
+        return True
 
     async def discard_manifest(self, key: str) -> None:
         """Delete a version of a manifest that is damaged: the one before counts again."""
@@ -178,18 +184,31 @@ class Lake:
         return None
 
     async def manifest(self, lane: Lane, hour: Hour) -> Manifest:
-        """Return the newest manifest of an hour; one without entries if there is none yet."""
+        """Return the newest manifest of an hour; one without entries if there is none yet.
+
+        A version that cannot be read was never finished, as where a store keeps what it got of a
+        connection that was cut; the one before counts.
+
+        Raises:
+            DamagedError: there are versions, but none can be read.
+        """
+        return (await self._newest(lane, hour))[0]
+
+    async def _newest(self, lane: Lane, hour: Hour) -> tuple[Manifest, int]:
+        """Return the newest manifest that can be read, and the newest version there is."""
         prefix = f"{lane.folder(hour)}manifest-"
         for _ in range(_ATTEMPTS):
-            newest = max([info.key async for info in self._store.keys(prefix)], default=None)
-            if newest is None:
-                return Manifest()
+            keys = sorted([info.key async for info in self._store.keys(prefix)], reverse=True)
+            if not keys:
+                return Manifest(), 0
             try:
-                return decode_manifest(await self._store.get(newest))
+                for key in keys:
+                    manifest = _decoded(await self._store.get(key))
+                    if manifest is not None:
+                        return manifest, version_of(keys[0]) or 0
             except ObjectMissingError:
                 continue  # a newer one has come meanwhile
-            except msgspec.DecodeError as error:
-                raise DamagedError(newest, f"is no manifest of the lake: {error}") from error
+            raise DamagedError(keys[0], "is no manifest of the lake, nor is any older one")
         raise ContendedError(prefix, "changed faster than it could be read; try again")
 
     async def hours(
@@ -197,7 +216,11 @@ class Lake:
     ) -> list[tuple[Hour, Lane]]:
         """Return the hours, and the lanes in them, that the lake has of a venue, oldest first."""
         found: list[tuple[Hour, Lane]] = []
+        first, last = (str(hour).partition("/")[0] if hour else None for hour in (since, until))
         for date in await self._store.folders(venue_folder(stream, venue)):
+            day = date.rstrip("/").rpartition("/")[2]
+            if (first and day < first) or (last and day > last):
+                continue
             for folder in await self._store.folders(date):
                 hour = hour_of(folder)
                 if hour is None or (since and hour < since) or (until and hour > until):
@@ -278,12 +301,12 @@ class Lake:
         because a version so old that it was deleted could have been stored once more.
         """
         for attempt in range(_ATTEMPTS):
-            manifest = await self.manifest(lane, hour)
+            manifest, newest = await self._newest(lane, hour)
             changed = change(manifest)
             if changed == manifest:
                 await self._forget(lane, hour, manifest.version)
                 return
-            version = manifest.version + 1
+            version = newest + 1
             data = encode_manifest(msgspec.structs.replace(changed, version=version))
             await self._store.put_new(lane.manifest_key(hour, version), data)
             if attempt:
@@ -295,6 +318,14 @@ class Lake:
         async for info in self._store.keys(f"{lane.folder(hour)}manifest-"):
             if (version_of(info.key) or version) <= version - _KEPT_VERSIONS:
                 await self._store.delete(info.key)
+
+
+def _decoded(data: bytes) -> Manifest | None:
+    """Return a manifest, or none if it cannot be read."""
+    try:
+        return decode_manifest(data)
+    except msgspec.DecodeError:
+        return None
 
 
 def _first(entry: Entry) -> int:
