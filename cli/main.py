@@ -2,7 +2,8 @@
 
 import typer
 
-from cli import sim
+from cli import lake, sim
+from cli.archive import archive, audit
 from cli.gateway import gateway
 from cli.resync import resync, resyncs
 from cli.up import up
@@ -19,8 +20,11 @@ app.command()(watch)
 app.command()(gateway)
 app.command()(resync)
 app.command()(resyncs)
+app.command()(archive)
+app.command()(audit)
 app.command()(sim.record)
 app.add_typer(sim.app, name="sim")
+app.add_typer(lake.app, name="lake")
 
 
 def main() -> None:

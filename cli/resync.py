@@ -3,16 +3,13 @@
 Speaks to Temporal only; the workers do the work. `docs/runbooks/gap-resync.md` tells when.
 """
 
-import asyncio
 import json
-import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from temporalio.client import (
     Client,
@@ -21,19 +18,18 @@ from temporalio.client import (
     WorkflowFailureError,
 )
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError
 
+from cli.temporal import console, known_settings, run, say
 from models.canonical import FEEDS, Feed
 from models.recovery import GAP_RESYNC, RESYNC_FAILED, ResyncInput, ResyncReport
 from models.resync import MANUAL
-from models.settings import Settings, SettingsError, load_settings
+from models.settings import Settings
 from models.subjects import SubjectError, token
 from workflows import attributes
 from workflows.connect import connect, leave, ui_link
 from workflows.starting import start_resync
 
 EXIT_NOT_RECOVERED = 1
-_PAGE_COLUMNS = 200
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
@@ -70,9 +66,9 @@ def resync(
 
     Exit status 1 means that it was not recovered.
     """
-    settings = _settings()
+    settings = known_settings()
     gap = _by_hand(venue or settings.ingest_venue, product, _feed(feed), accept_loss=accept_loss)
-    leave(_run(_resync(settings, gap, wait=wait, as_json=as_json), settings))
+    leave(run(_resync(settings, gap, wait=wait, as_json=as_json), settings))
 
 
 def resyncs(
@@ -84,20 +80,20 @@ def resyncs(
     as_json: Json = False,
 ) -> None:
     """List recoveries: when, what, how large a gap, how long it took, and how it ended."""
-    settings = _settings()
+    settings = known_settings()
     query = _query(product, outcome)
-    leave(_run(_resyncs(settings, query, limit, as_json=as_json), settings))
+    leave(run(_resyncs(settings, query, limit, as_json=as_json), settings))
 
 
 async def _resync(settings: Settings, gap: ResyncInput, *, wait: bool, as_json: bool) -> int:
     handle = await start_resync(await connect(settings), gap)
-    _say(f"started {handle.id}\n{ui_link(settings, handle.id, handle.first_execution_run_id)}")
+    say(f"started {handle.id}\n{ui_link(settings, handle.id, handle.first_execution_run_id)}")
     if not wait:
         return 0
     try:
         report = await handle.result()
     except WorkflowFailureError as error:
-        _say(f"not recovered: {_reason(error)}")
+        say(f"not recovered: {_reason(error)}")
         return EXIT_NOT_RECOVERED
     if as_json:
         typer.echo(report.model_dump_json())
@@ -113,8 +109,8 @@ async def _resyncs(settings: Settings, query: str, limit: int, *, as_json: bool)
         for row in rows:
             typer.echo(json.dumps(asdict(row)))
         return 0
-    console = _console()
-    console.print(_table(rows, links=console.is_terminal))
+    page = console()
+    page.print(_table(rows, links=page.is_terminal))
     return 0
 
 
@@ -220,32 +216,3 @@ def _reason(error: WorkflowFailureError) -> str:
     if isinstance(cause, ApplicationError) and cause.type == RESYNC_FAILED:
         return cause.message
     return str(cause)
-
-
-def _run(work: Coroutine[Any, Any, int], settings: Settings) -> int:
-    """Run; say in one sentence what is wrong with the server, if it is."""
-    try:
-        return asyncio.run(work)
-    except (RuntimeError, RPCError) as error:
-        _say(
-            f"Temporal at {settings.temporal_address}: {error}; start it (`ledgerflux up`), or set "
-            "TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE"
-        )
-        return EXIT_NOT_RECOVERED
-
-
-def _settings() -> Settings:
-    try:
-        return load_settings()
-    except SettingsError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _console() -> Console:
-    """Return the terminal, or a plain wide page where stdout is none."""
-    return Console() if sys.stdout.isatty() else Console(width=_PAGE_COLUMNS)
-
-
-def _say(sentence: str) -> None:
-    """Tell a person, beside the output."""
-    typer.echo(sentence, err=True)

@@ -20,6 +20,9 @@ _POLL_S = 0.03
 _PROBE_TIMEOUT_S = 5.0
 
 
+BUCKET = "ledgerflux"
+"""Bucket of the embedded object store."""
+
 LINES = "ab"
 """Names of the lines, as many as there can be."""
 
@@ -62,8 +65,8 @@ class StackOptions:
 
     @property
     def metrics_ports(self) -> int:
-        """How many ports the metrics take: lines, shards, the two single workers, the gateways."""
-        return self.lines + self.shards + 2 + self.gateway_processes
+        """How many ports the metrics take: lines, shards, three single workers, the gateways."""
+        return self.lines + self.shards + 3 + self.gateway_processes
 
 
 def taken(options: StackOptions) -> None:
@@ -159,6 +162,10 @@ def environment(options: StackOptions) -> dict[str, str]:
         "TEMPORAL_ADDRESS": f"127.0.0.1:{ports.temporal}",
         "TEMPORAL_UI_URL": f"http://127.0.0.1:{ports.temporal_ui}",
         "S3_ENDPOINT": f"http://127.0.0.1:{ports.s3}",
+        "S3_BUCKET": BUCKET,
+        # The embedded store checks no keys, but a client must have some.
+        "S3_ACCESS_KEY": "ledgerflux",
+        "S3_SECRET_KEY": "ledgerflux",
     }
     if options.venue == "sim":
         env["COINBASE_WS_PRIMARY"] = f"ws://127.0.0.1:{ports.sim}"
@@ -189,7 +196,7 @@ def servers(options: StackOptions) -> list[Service]:
 
 def _s3(options: StackOptions) -> Service:
     port, root = options.ports.s3, options.data_dir / "s3"
-    root.mkdir(parents=True, exist_ok=True)
+    (root / BUCKET).mkdir(parents=True, exist_ok=True)  # a bucket of it is a folder
     return Service(
         "s3",
         [find_binary("localbucket", "localbucket"), "--port", str(port), str(root)],
@@ -286,6 +293,19 @@ def snapshot(options: StackOptions) -> Service:
     )
 
 
+def archive(options: StackOptions) -> Service:
+    """Return the worker that fills the lake."""
+    port = options.ports.metrics + 3 + options.shards
+    return Service(
+        "archive",
+        [sys.executable, "-m", "workers.archive"],
+        listening(port),
+        env={**environment(options), "METRICS_PORT": str(port)},
+        address=f"http://127.0.0.1:{port}/metrics",
+        note="MD_RAW and MD_TICKS to the lake",
+    )
+
+
 def gateway(options: StackOptions) -> Service:
     """Return the gateway, which may be several processes."""
     port, count = options.ports.gateway, options.gateway_processes
@@ -310,7 +330,7 @@ def ingestors(options: StackOptions) -> list[Service]:
     """Return one ingestor per line; all lines feed the same products."""
     services = []
     for number, line in enumerate(LINES[: options.lines]):
-        port = options.ports.metrics + (number and options.shards + 2 + number)
+        port = options.ports.metrics + (number and options.shards + 3 + number)
         services.append(
             Service(
                 "ingestor" if options.lines == 1 else f"ingestor-{line}",

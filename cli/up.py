@@ -18,6 +18,7 @@ from cli.stack import (
     Ports,
     StackError,
     StackOptions,
+    archive,
     gateway,
     ingestors,
     normalizers,
@@ -152,7 +153,7 @@ async def _start(supervisor: Supervisor, options: StackOptions) -> None:
         await supervisor.start(servers(options))
     with _console.status("starting workers"):
         await supervisor.start(normalizers(options))
-        await supervisor.start([temporal_worker(options), snapshot(options)])
+        await supervisor.start([temporal_worker(options), snapshot(options), archive(options)])
         await supervisor.start([gateway(options)])
         await supervisor.start(ingestors(options))
 

@@ -19,6 +19,7 @@ Words = Annotated[tuple[str, ...], NoDecode]
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}").fullmatch
 _SECRETS = {
     "AUTH_API_KEYS", "COINBASE_API_KEY", "COINBASE_API_SECRET", "COINBASE_API_PASSPHRASE",
+    "S3_ACCESS_KEY", "S3_SECRET_KEY",
 }  # fmt: skip
 
 

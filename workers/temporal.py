@@ -92,7 +92,7 @@ async def recover(settings: Settings, stop: asyncio.Event) -> None:
         await log.ensure_streams(settings)
         rest = await stack.enter_async_context(rest_client(settings))
         serve_metrics(settings.metrics_port, (outcome.total, outcome.seconds))
-        client = await _until(stop, connect_patiently(settings))
+        client = await until(stop, connect_patiently(settings))
         if client is not None:
             await _serve(client, log, settings, rest, outcome, stop)
 
@@ -120,7 +120,7 @@ async def _serve(
             tasks.create_task(worker.shutdown())
 
 
-async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, Client]) -> Client | None:
+async def until(stop: asyncio.Event, work: Coroutine[Any, Any, Client]) -> Client | None:
     """Return the result of work, or none if the order to stop came first."""
     task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -1,10 +1,15 @@
-"""How a resync shows in Temporal's list: search attributes, memo, summary, details.
+"""How workflows show in Temporal's list: search attributes, memo, summary, details.
 
 Shared by whoever starts workflows and by the workflow itself, so that a resync by hand looks
 the same. Pure.
 """
 
-from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    SearchAttributeUpdate,
+    TypedSearchAttributes,
+)
 
 from models.recovery import BY_TRADE_ID, ResyncInput, ResyncReport
 
@@ -12,7 +17,8 @@ VENUE = SearchAttributeKey.for_keyword("Venue")
 PRODUCT = SearchAttributeKey.for_keyword("Product")
 FEED = SearchAttributeKey.for_keyword("Feed")
 OUTCOME = SearchAttributeKey.for_keyword("Outcome")
-KEYS = (VENUE, PRODUCT, FEED, OUTCOME)
+STREAM = SearchAttributeKey.for_keyword("Stream")
+KEYS = (VENUE, PRODUCT, FEED, OUTCOME, STREAM)
 """Everything that a server must have registered."""
 
 REPORT_MEMO = "report"
@@ -46,6 +52,13 @@ def of_stretch(venue: str) -> TypedSearchAttributes:
     return TypedSearchAttributes([SearchAttributePair(VENUE, venue)])
 
 
+def of_archive(stream: str, venue: str) -> TypedSearchAttributes:
+    """Return what is known of an archive run, a compaction or an audit."""
+    return TypedSearchAttributes(
+        [SearchAttributePair(STREAM, stream), SearchAttributePair(VENUE, venue)]
+    )
+
+
 def lost_prints(gap: ResyncInput) -> int | None:
     """Return how many prints a gap has swallowed, or none where that cannot be counted."""
     if gap.feed != "trades" or gap.reason not in BY_TRADE_ID:
@@ -73,6 +86,11 @@ def details(gap: ResyncInput) -> str:
             f"- gap: `{gap.resync_id or 'none: the chain is started anew'}`",
         ]
     )
+
+
+def introduce(stream: str, venue: str) -> list[SearchAttributeUpdate[str]]:
+    """Return what a starter by hand has left out of a workflow of the lake."""
+    return [STREAM.value_set(stream), VENUE.value_set(venue)]
 
 
 def ending(report: ResyncReport) -> str:

@@ -293,7 +293,14 @@ async def test_damaged_object_is_noticed(local: Backend) -> None:
                 await lake.messages(LANE, HOUR, entry)
         file.write_bytes(good)
         assert await lake.messages(LANE, HOUR, entry) == messages(1, 9)
+        before = await lake.manifest(LANE, HOUR)
         (local.root / LANE.manifest_key(HOUR, 99)).write_bytes(b"{}x")
+        assert await lake.manifest(LANE, HOUR) == before  # a torn version was never finished
+        later = await lake.put(LANE, piece(10, 12))
+        after = await lake.manifest(LANE, HOUR)
+        assert (after.version, after.entries) == (100, (entry, later))
+        for one in local.root.rglob("manifest-*.json"):
+            one.write_bytes(b"{}x")
         with pytest.raises(DamagedError, match="no manifest"):
             await lake.manifest(LANE, HOUR)
 

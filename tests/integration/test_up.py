@@ -21,12 +21,12 @@ PORTS = ("gateway", "temporal-ui", "temporal", "nats", "s3", "sim", "metrics")
 
 
 def metrics_base() -> int:
-    """Return a port whose two successors are free too: the workers' metrics need all."""
+    """Return a port whose successors are free too: the workers' metrics need all."""
     for _ in range(50):
         port = free_port()
-        if port < 65534 and not _taken(port + 1) and not _taken(port + 2):
+        if port < 65530 and not any(_taken(port + more) for more in range(1, 6)):
             return port
-    raise AssertionError("no three free ports in a row")
+    raise AssertionError("no six free ports in a row")
 
 
 def _taken(port: int) -> bool:
@@ -77,7 +77,7 @@ async def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(
     children = pids(await told(stack, "Ctrl-C stops everything"))
     assert set(children) == {
         *("nats", "s3", "temporal", "simulator", "normalizer-0"),
-        *("temporal-worker", "gateway", "ingestor"),
+        *("temporal-worker", "snapshot", "archive", "gateway", "ingestor"),
     }
     subscriber = Subscriber(f"ws://127.0.0.1:{ports['gateway']}/ws")
 
@@ -98,7 +98,7 @@ async def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(
     await eventually(lambda: stack.returncode is not None, within_s=40)
     assert stack.returncode == 0
     assert [process for process in family if process.is_running()] == []
-    for name in ("ingestor", "normalizer-0", "temporal-worker"):
+    for name in ("ingestor", "normalizer-0", "temporal-worker", "archive"):
         lines = (tmp_path / "data" / "logs" / f"{name}.log").read_text().splitlines()
         assert json.loads(lines[-1])["event"] == "stopped"
 

@@ -14,6 +14,8 @@ import pytest
         ("ingestor", {"INGEST_LINE": "a b"}, "INGEST_LINE='a b'"),
         ("normalizer", {"SHARD_COUNT": "none"}, "SHARD_COUNT='none'"),
         ("gateway", {"GATEWAY_PORT": "70000"}, "GATEWAY_PORT='70000'"),
+        ("snapshot", {"LATEST_STORE": "redis"}, "LATEST_STORE='redis'"),
+        ("archive", {"ARCHIVE_FLUSH_S": "0"}, "ARCHIVE_FLUSH_S='0'"),
     ],
 )
 def test_worker_with_a_bad_setting_names_it(worker: str, env: dict[str, str], words: str) -> None:

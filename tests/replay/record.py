@@ -17,11 +17,16 @@ from typing import Any
 
 from temporalio.client import (
     WorkflowContinuedAsNewError,
+    WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
 )
 
+from models.archiving import COMPACT, LAKE_AUDIT, LAKE_QUEUE, AuditInput, CompactInput
 from models.recovery import RESYNC_QUEUE, STRETCH_RESYNC, ResyncReport, StretchInput
+from storage.layout import Hour, Piece
+from storage.rows import Message
+from tests.archiving import STREAMS, Site, publish, site, trade
 from tests.recovery import Bench, bench
 from tests.servers import eventually
 from venues.simulator.fault_spec import FaultSpec
@@ -168,6 +173,85 @@ async def _stretch_continued(site: Bench) -> Handle:
     return site.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
 
 
+async def _archive_stopped(archive: Site) -> Handle:
+    await publish(archive, 10)
+    handle = await archive.start("archive/stopped", flush_s=0.1)
+    await archive.archived(handle)
+    await handle.signal("stop", "by hand")
+    return handle
+
+
+async def _archive_hole(archive: Site) -> Handle:
+    await publish(archive, 10)
+    await archive.log._js.purge_stream(STREAMS.ticks, seq=await archive.log.end(STREAMS.ticks) - 2)
+    handle = await archive.start("archive/hole", flush_s=0.1)
+    await archive.archived(handle)
+    await handle.signal("stop")
+    return handle
+
+
+async def _archive_continued(archive: Site) -> Handle:
+    await publish(archive, 10)
+    handle = await archive.start("archive/continued", flush_s=0.1, steps=2)
+    run = archive.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+    await archive.archived(handle)
+
+    async def over() -> bool:
+        return (await run.describe()).status == WorkflowExecutionStatus.CONTINUED_AS_NEW
+
+    await eventually(over)
+    await archive.client.get_workflow_handle(handle.id).signal("stop")
+    return run
+
+
+async def _archive_failed(archive: Site) -> Handle:
+    archive.store.refusal = (403, "AccessDenied")
+    handle = await archive.start("archive/failed")
+    with suppress(WorkflowFailureError):
+        await handle.result()
+    archive.store.refusal = None
+    return handle
+
+
+async def _compacted(archive: Site) -> Handle:
+    hour, lane = Hour.of(time.time_ns() // 1000 - 7200 * 1_000_000), await archive.lane()
+    first = 1_000_000
+    for at in (first, first + 1):
+        line = trade("BTC-USD", at, at - 1, hour.start_us)
+        await archive.lake.put(lane, Piece(hour, at, at, [Message(at, "BTC-USD", line)]))
+    return await archive.client.start_workflow(
+        COMPACT,
+        CompactInput(stream="ticks", venue="coinbase", settled_s=0.0, linger_s=0.1),
+        id="compact/replay",
+        task_queue=LAKE_QUEUE,
+    )
+
+
+async def _audited(archive: Site) -> Handle:
+    """Audit a lake whose newest hour does not follow its oldest: that is damage."""
+    return await archive.client.start_workflow(
+        LAKE_AUDIT,
+        AuditInput(stream="ticks", venue="coinbase"),
+        id="audit/replay",
+        task_queue=LAKE_QUEUE,
+    )
+
+
+async def _audited_clean(archive: Site) -> Handle:
+    return await archive.client.start_workflow(
+        LAKE_AUDIT,
+        AuditInput(stream="raw", venue="coinbase"),
+        id="audit/replay-clean",
+        task_queue=LAKE_QUEUE,
+    )
+
+
+ARCHIVE_PATHS: tuple[Callable[[Site], Awaitable[Handle]], ...] = (
+    *(_archive_stopped, _archive_hole, _archive_continued, _archive_failed),
+    *(_compacted, _audited, _audited_clean),
+)
+"""The ways of the lake's workflows, likewise; each follows the one before it."""
+
 PATHS: tuple[Callable[[Bench], Awaitable[Handle]], ...] = (
     *(_closed_trades, _pages, _stale_book, _refused_marker, _ticker, _sequence),
     *(_already_closed, _started_plainly, _retried, _delisted, _given_up, _aborted, _cancelled),
@@ -182,22 +266,36 @@ async def record(wanted: Sequence[str] = ()) -> None:
     market = {"history_trades": 3000, "levels": 20}
     HISTORIES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as root:
-        async with bench(Path(root), products=names, market=market) as site:
+        async with bench(Path(root), products=names, market=market) as recovery:
             for product, path in zip(names, PATHS, strict=False):
                 if wanted and path.__name__.strip("_") not in wanted:
                     continue
-                handle = await path(site.fresh(product))
+                handle = await path(recovery.fresh(product))
                 # Some paths are failures, and one goes on in another run.
                 with suppress(WorkflowFailureError, WorkflowContinuedAsNewError):
                     await handle.result(follow_runs=False)
                 history = (await handle.fetch_history()).to_json()
                 _write(path.__name__.strip("_"), handle.id, json.loads(history))
+    if not wanted or {path.__name__.strip("_") for path in ARCHIVE_PATHS} & set(wanted):
+        await _record_archive()
     closed = json.loads((HISTORIES / "closed_trades.json").read_text())
     for event in closed["history"]["events"]:
         scheduled = event.get("activityTaskScheduledEventAttributes")
         if scheduled is not None:
             scheduled["activityType"]["name"] = "fetch_by_pigeon"
     _write(BAD, closed["workflow_id"], closed["history"])
+
+
+async def _record_archive() -> None:
+    """Write the histories of the lake's workflows, all of them."""
+    with tempfile.TemporaryDirectory() as root:
+        async with site(Path(root)) as archive:
+            for path in ARCHIVE_PATHS:
+                handle = await path(archive)
+                with suppress(WorkflowFailureError, WorkflowContinuedAsNewError):
+                    await handle.result(follow_runs=False)
+                history = (await handle.fetch_history()).to_json()
+                _write(path.__name__.strip("_"), handle.id, json.loads(history))
 
 
 def _neutral(value: Any) -> Any:

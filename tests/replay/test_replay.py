@@ -8,9 +8,12 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
-from tests.replay.record import BAD, HISTORIES, KEPT, PATHS
+from tests.replay.record import ARCHIVE_PATHS, BAD, HISTORIES, KEPT, PATHS
+from workflows.archive import ArchiveWorkflow
+from workflows.compact import CompactWorkflow
 from workflows.connect import DATA_CONVERTER
 from workflows.gap_resync import GapResyncWorkflow
+from workflows.lake_audit import LakeAuditWorkflow
 from workflows.stretch_resync import StretchResyncWorkflow
 
 RECORDED = sorted(HISTORIES.glob("*.json"))
@@ -25,13 +28,17 @@ def history(path: Path) -> WorkflowHistory:
 def replayer() -> Replayer:
     """Return a replayer of today's code."""
     return Replayer(
-        workflows=[GapResyncWorkflow, StretchResyncWorkflow], data_converter=DATA_CONVERTER
+        workflows=[
+            *(GapResyncWorkflow, StretchResyncWorkflow),
+            *(ArchiveWorkflow, CompactWorkflow, LakeAuditWorkflow),
+        ],
+        data_converter=DATA_CONVERTER,
     )
 
 
 def test_histories_of_every_path_are_there() -> None:
     """Without histories nothing would be proven: that is a failure, not a pass."""
-    expected = {path.__name__.strip("_") for path in PATHS} | {BAD, *KEPT}
+    expected = {path.__name__.strip("_") for path in (*PATHS, *ARCHIVE_PATHS)} | {BAD, *KEPT}
     assert {path.stem for path in RECORDED} == expected
 
 

@@ -87,6 +87,7 @@ async def test_resync_shows_in_the_list(recovery: Bench) -> None:
         recovery.product,
         "trades",
         "closed",
+        None,
     ]
     assert (
         await shown.static_summary()

@@ -1,0 +1,109 @@
+"""Every command of the archive's runbooks, run as written; and the worker as a process."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+from temporalio.client import Client
+
+from models.archiving import ArchiveProgress
+from tests.archiving import ArchiveProcess, Site, publish, site
+from tests.integration.test_resync_runbook import run
+from tests.servers import eventually
+from workflows.schedules import ensure_schedules, lanes_of
+
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
+LABELS = '{shard="0",stream="ticks",venue="coinbase"}'
+NAMES = ("archive-behind", "archive-hole", "audit-failed")
+
+
+def commands(name: str) -> list[str]:
+    """Return a runbook's commands."""
+    text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+    boxes = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line for box in boxes for line in box.splitlines()]
+
+
+async def lanes(**env: str) -> dict[str, dict[str, object]]:
+    """Return what `ledgerflux archive` tells of each lane."""
+    _, out, _ = await run("ledgerflux archive --json", **env)
+    return {row["schedule"]: row for row in map(json.loads, out.splitlines())}
+
+
+async def metrics(worker: ArchiveProcess) -> dict[str, float]:
+    """Read the worker's samples."""
+    async with httpx.AsyncClient() as http:
+        text = (await http.get(f"http://127.0.0.1:{worker.metrics_port}/metrics")).text
+    samples = (line.rpartition(" ") for line in text.splitlines() if line.startswith("md_"))
+    return {name: float(value) for name, _, value in samples}
+
+
+async def lag_is(worker: ArchiveProcess, right: Callable[[float], bool]) -> None:
+    """Wait until the lag of the ticks is right."""
+
+    async def check() -> bool:
+        return right((await metrics(worker)).get(f"md_archive_lag_seconds{LABELS}", -1.0))
+
+    await eventually(check, within_s=30)
+
+
+async def test_every_command_of_the_runbooks_works_as_written(tmp_path: Path) -> None:
+    """Started by its schedules alone, the worker archives; each command ends with status 0."""
+    async with site(tmp_path, workers=False) as running:
+        await publish(running, 20)
+        settings = running.settings
+        secret = settings.s3_secret_key
+        assert secret is not None
+        env = {
+            "TEMPORAL_ADDRESS": settings.temporal_address,
+            "NATS_URLS": settings.nats_urls[0],
+            "S3_ENDPOINT": str(settings.s3_endpoint),
+            "S3_BUCKET": settings.s3_bucket,
+            "S3_ACCESS_KEY": str(settings.s3_access_key),
+            "S3_SECRET_KEY": secret.get_secret_value(),
+            "LANE": "ticks/coinbase/0",
+        }
+        with ArchiveProcess(tmp_path, settings, ARCHIVE_FLUSH_S="0.2") as worker:
+
+            async def archived() -> bool:
+                row = (await lanes(**env)).get("archive/ticks/coinbase/0")
+                told = None if row is None else row["progress"]
+                progress = ArchiveProgress.model_validate(told)
+                env["ID"] = str(row and row["workflow_id"])
+                return progress.position == 20
+
+            await eventually(lambda: _quietly(archived), within_s=60)
+            for name in NAMES:
+                for command in commands(name):
+                    status, out, err = await run(command, **env)
+                    assert status == 0, f"{command}\n{out}\n{err}"
+            told = await lanes(**env)
+            assert set(told) == {"archive/raw/coinbase/0", "archive/ticks/coinbase/0"}
+            await publish(running, 10)
+            await lag_is(worker, lambda lag_s: lag_s == 0.0)
+            assert (await metrics(worker))[f"md_archive_rows_total{LABELS}"] >= 40
+            running.store.away = True
+            await publish(running, 1)
+            await lag_is(worker, lambda lag_s: lag_s > 2.0)
+            assert await _paused_stays_paused(running.client, running)
+        assert worker.returncode == 0
+        _, _, err = await run("ledgerflux audit", **{**env, "TEMPORAL_ADDRESS": "127.0.0.1:1"})
+        assert "TEMPORAL_ADDRESS" in err
+        assert "Traceback" not in err
+
+
+async def _quietly(check: object) -> bool:
+    try:
+        return bool(await check())  # type: ignore[operator]
+    except ValueError:
+        return False
+
+
+async def _paused_stays_paused(client: Client, running: Site) -> bool:
+    """Tell whether a worker's start leaves a schedule as a person has set it."""
+    handle = client.get_schedule_handle("archive/ticks/coinbase/0")
+    await handle.pause(note="by hand")
+    await ensure_schedules(client, running.settings, lanes_of(running.settings, []))
+    return (await handle.describe()).schedule.state.paused
