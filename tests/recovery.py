@@ -275,11 +275,14 @@ async def bench(
     limits: Limits | None = None,
     workers: bool = True,
     market: Mapping[str, Any] | None = None,
+    cached: int = 0,
     **overrides: Any,
 ) -> AsyncIterator[Bench]:
     """Run NATS, Temporal, the simulator, the workers in this process and a plain normalizer.
 
-    `market`: of the simulator; `overrides` are settings; without `workers` the test runs its own.
+    `cached`: workflows that the worker keeps; none, so that each step is replayed, unless many run
+    at once (their local activities would begin anew). `market`: of the simulator; `overrides` are
+    settings; without `workers` the test runs its own.
     """
     sim_config = SimConfig(
         port=0,
@@ -307,7 +310,7 @@ async def bench(
         if workers:
             rest = await stack.enter_async_context(rest_client(settings))
             for worker in (
-                resync_worker(client, log, settings, outcome, cached=0),
+                resync_worker(client, log, settings, outcome, cached=cached),
                 venue_worker(client, log, settings, rest),
             ):
                 await stack.enter_async_context(worker)

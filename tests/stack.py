@@ -38,7 +38,8 @@ class Stack:
         venue: str = "coinbase",
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.http = httpx.AsyncClient()
+        # A kept connection may be closed by the server in the moment in which it is used again.
+        self.http = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0))
         self.truth_file = root / "truth.ndjson"
         self.nats = NatsServer(root / "nats")
         self.sim_port, self.gateway_port = free_port(), free_port()

@@ -90,7 +90,8 @@ async def by_hand(client: Client) -> ResyncReport:
     async with asyncio.timeout(30):
         report: ResyncReport = await handle.result()
     shown = (await handle.describe()).typed_search_attributes
-    assert [shown.get(key) for key in attributes.KEYS] == ["coinbase", PRODUCT, "book", "closed"]
+    keys = (attributes.VENUE, attributes.PRODUCT, attributes.FEED, attributes.OUTCOME)
+    assert [shown.get(key) for key in keys] == ["coinbase", PRODUCT, "book", "closed"]
     return report
 
 

@@ -37,7 +37,8 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Benc
     """Give everything that recoveries need, once for all tests."""
     names = [f"A{number}-USD" for number in range(100, 200)]
     market = {"history_trades": 100, "levels": 10}
-    async with bench(tmp_path_factory.mktemp("bench"), products=names, market=market) as running:
+    root = tmp_path_factory.mktemp("bench")
+    async with bench(root, products=names, market=market, cached=100) as running:
         yield running
 
 
@@ -89,7 +90,7 @@ class Stretch:
     async def ended(self) -> StretchReport:
         """Wait for the parent's end."""
         await eventually(self._exists)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             return await self.parent.result()
 
     async def _exists(self) -> bool:
