@@ -132,14 +132,16 @@ async def test_what_the_log_has_dropped_is_a_hole_for_good(running: Site) -> Non
     second = await running.start("archive/two")
     told = await running.archived(second)
     assert told.holes == 1
-    assert [(one.first, one.last) for one in told.last_holes] == [(11, 24)]
+    ((start, end),) = [(one.first, one.last) for one in told.last_holes]
+    # An activity that was stopped may still have stored what had come by then.
+    assert 11 <= start < end == 24
     assert (await second.describe()).typed_search_attributes.get(attributes.OUTCOME) == "hole"
     holes = [hole for _, manifest in await running.manifests() for hole in manifest.holes]
-    assert [(one.first, one.last) for one in holes] == [(11, 24)]
+    assert [(one.first, one.last) for one in holes] == [(start, end)]
     assert running.activities.holes.values["ticks", "coinbase", "0"] == 1
     report = await running.audit()
     assert (report.outcome, report.count.holes) == ("clean", 1)
-    assert "11-24" in report.holes[0]
+    assert f"{start}-{end}" in report.holes[0]
 
 
 async def test_new_lane_begins_at_the_logs_first_message(running: Site) -> None:
