@@ -13,7 +13,7 @@ import msgspec
 from gateway.product import Batch, Product, read_batch
 from gateway.protocol import Source
 from models.canonical import Head
-from models.subjects import ticks_subject
+from models.subjects import Streams, ticks_subject
 from streaming.broker.log import Log, LogMessage
 from streaming.core.resume import UnrecoverableError, links_to
 
@@ -60,9 +60,9 @@ class Backlog:
 
     source: Source = "log"
 
-    def __init__(self, log: Log, stream: str) -> None:
+    def __init__(self, log: Log, streams: Streams) -> None:
         self._log = log
-        self._stream = stream
+        self._stream, self._root = streams.ticks, streams.root
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._turns: dict[Product, asyncio.Lock] = {}
         self._pages: OrderedDict[tuple[Product, int], Page] = OrderedDict()
@@ -163,7 +163,7 @@ class Backlog:
 
     async def _read(self, product: Product, after: int, limit: int, max_bytes: int) -> list[Batch]:
         """Read the next messages, without those that are not canonical."""
-        subject = ticks_subject("*", product.venue, product.name)
+        subject = ticks_subject("*", product.venue, product.name, self._root)
         batches: list[Batch] = []
         while not batches:
             messages = await self._log.fetch(

@@ -43,7 +43,7 @@ async def follow(
     start = await warm_up(log, hub, streams, rows)
     hub.ring.start(start.after)
     async with asyncio.TaskGroup() as tasks:
-        hub.ladder.open(tasks, [Backlog(log, streams.ticks), *farther])
+        hub.ladder.open(tasks, [Backlog(log, streams), *farther])
         if start.end <= start.after:
             readiness.warm.set()
         else:
@@ -55,7 +55,9 @@ async def _read(log: Log, hub: Hub, streams: Streams, start: Start, readiness: R
     """Take each message once; what a checkpoint holds already only goes into the ring."""
     turn_bytes = 0
     horizon = max(start.applied.values(), default=0)
-    async with aclosing(log.read(streams.ticks, "market.ticks.>", after=start.after)) as messages:
+    async with aclosing(
+        log.read(streams.ticks, streams.every("ticks"), after=start.after)
+    ) as messages:
         async for message in messages:
             if message.seq > horizon or not _held(start, message):
                 hub.apply(message)

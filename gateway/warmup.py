@@ -49,10 +49,10 @@ class Start:
 async def warm_up(log: Log, hub: Hub, streams: Streams, rows: OpenRows | None = None) -> Start:
     """Load every checkpoint into the hub, rows where those fall short; say where to read on."""
     start = Start()
-    for subject in await log.subjects(streams.state, "market.state.>"):
+    for subject in await log.subjects(streams.state, streams.every("state")):
         await _load(log, hub, streams, subject, start)
     # Subjects after checkpoints: one that appears in between is beyond all that is applied.
-    subjects = await log.subjects(streams.ticks, "market.ticks.>")
+    subjects = await log.subjects(streams.ticks, streams.every("ticks"))
     if rows is not None:
         await _load_rows(log, hub, streams, rows, start, subjects)
     reached = [start.applied.get(product_of(subject), 0) for subject in subjects]
@@ -74,7 +74,9 @@ async def _ring_start(log: Log, hub: Hub, streams: Streams) -> int:
     horizon_us = time.time_ns() // 1000 - hub.limits.backfill_minutes * 60_000_000
 
     async def too_old(after: int) -> bool:
-        found = await log.fetch(streams.ticks, "market.ticks.>", after=after, limit=1, max_bytes=1)
+        found = await log.fetch(
+            streams.ticks, streams.every("ticks"), after=after, limit=1, max_bytes=1
+        )
         return bool(found) and found[0].time_us < horizon_us
 
     if await too_old(low):

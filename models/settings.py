@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     """How long the streams keep messages."""
     js_max_bytes: int = Field(4 * 1024**3, ge=16 * 1024**2)
     """How many bytes each data stream keeps at most."""
+    replay_namespace: str | None = None
+    """Serve a replay of this namespace, such as `replay-monday`, instead of the live streams."""
     shard_count: int = Field(1, ge=1, le=1024)
     """How many shards the products are spread over."""
     shard_index: int = Field(0, ge=0)
@@ -183,6 +185,12 @@ class Settings(BaseSettings):
             raise ValueError("name at least one product, such as BTC-USD")
         return tuple(dict.fromkeys(token(product) for product in value))
 
+    @field_validator("replay_namespace")
+    @classmethod
+    def _namespace(cls, value: str | None) -> str | None:
+        """Refuse what could be the live streams' name."""
+        return None if value is None else Streams.of_replay(value).prefix
+
     @field_validator("auth_api_keys")
     @classmethod
     def _keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -212,7 +220,9 @@ class Settings(BaseSettings):
 
     @property
     def streams(self) -> Streams:
-        """The names of this installation's streams."""
+        """The names of this installation's streams, or of the replay's that is served."""
+        if self.replay_namespace is not None:
+            return Streams.of_replay(self.replay_namespace)
         return Streams(self.js_stream_name)
 
 

@@ -1,14 +1,19 @@
 """Where each kind of message lives: stream names, subjects and the shard of a product.
 
-The layout is DESIGN.md's table; both ends of every stream use these functions and no string
-of their own.
+Both ends of every stream use these functions and no string of their own. Subjects begin with
+`market`; those of a replay with the name of its namespace, so that it never meets live data.
 """
 
 import re
 import zlib
 from dataclasses import dataclass
+from typing import Self
+
+LIVE = "market"
+"""First token of the live data's subjects."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
+_NAMESPACE = re.compile(r"replay-[a-z0-9][a-z0-9-]{0,40}").fullmatch
 
 META_PRODUCT = "_"
 """Stands in a raw subject for frames that belong to no product: acks, errors, venue status."""
@@ -23,6 +28,18 @@ class SubjectError(ValueError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"{name!r} cannot be used in a subject: use 1 to 64 letters, digits, '-' or '_'"
+        )
+        self.name = name
+
+
+class NamespaceError(SubjectError):
+    """A name that no replay can have. Attributes: name, the offending text."""
+
+    def __init__(self, name: str) -> None:
+        ValueError.__init__(
+            self,
+            f"{name!r} is no namespace of a replay: use `replay-` and 1 to 41 small letters, "
+            "digits or '-', such as replay-monday",
         )
         self.name = name
 
@@ -45,9 +62,28 @@ def shard_of(venue: str, product: str, shard_count: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Names of the streams of one installation; the prefix is JS_STREAM_NAME."""
+    """Names of the streams of one installation, or of one replay.
+
+    `prefix`: JS_STREAM_NAME, or a replay's namespace. `root`: first token of every subject.
+    """
 
     prefix: str = "MD"
+    root: str = LIVE
+
+    @classmethod
+    def of_replay(cls, namespace: str) -> Self:
+        """Return the streams of a replay.
+
+        Raises:
+            NamespaceError: it is not `replay-` and up to 41 small letters, digits or `-`.
+        """
+        if not _NAMESPACE(namespace):
+            raise NamespaceError(namespace)
+        return cls(namespace, namespace)
+
+    def every(self, kind: str) -> str:
+        """Return the pattern of all subjects of a kind: `raw`, `ticks`, `state` and so on."""
+        return f"{self.root}.{kind}.>"
 
     @property
     def raw(self) -> str:
@@ -75,29 +111,29 @@ class Streams:
         return f"{self.prefix}_DEAD"
 
 
-def raw_subject(shard: int | str, venue: str, product: str) -> str:
-    """Return `market.raw.<shard>.<venue>.<product>`."""
-    return f"market.raw.{shard}.{token(venue)}.{token(product)}"
+def raw_subject(shard: int | str, venue: str, product: str, root: str = LIVE) -> str:
+    """Return `<root>.raw.<shard>.<venue>.<product>`."""
+    return f"{root}.raw.{shard}.{token(venue)}.{token(product)}"
 
 
-def ticks_subject(shard: int | str, venue: str, product: str) -> str:
-    """Return `market.ticks.<shard>.<venue>.<product>`."""
-    return f"market.ticks.{shard}.{token(venue)}.{token(product)}"
+def ticks_subject(shard: int | str, venue: str, product: str, root: str = LIVE) -> str:
+    """Return `<root>.ticks.<shard>.<venue>.<product>`."""
+    return f"{root}.ticks.{shard}.{token(venue)}.{token(product)}"
 
 
-def state_subject(shard: int | str, venue: str, product: str) -> str:
-    """Return `market.state.<shard>.<venue>.<product>`."""
-    return f"market.state.{shard}.{token(venue)}.{token(product)}"
+def state_subject(shard: int | str, venue: str, product: str, root: str = LIVE) -> str:
+    """Return `<root>.state.<shard>.<venue>.<product>`."""
+    return f"{root}.state.{shard}.{token(venue)}.{token(product)}"
 
 
-def resync_subject(venue: str, product: str) -> str:
-    """Return `market.resync.<venue>.<product>`."""
-    return f"market.resync.{token(venue)}.{token(product)}"
+def resync_subject(venue: str, product: str, root: str = LIVE) -> str:
+    """Return `<root>.resync.<venue>.<product>`."""
+    return f"{root}.resync.{token(venue)}.{token(product)}"
 
 
-def dead_subject(venue: str, reason: str) -> str:
-    """Return `market.dead.<venue>.<reason>`."""
-    return f"market.dead.{token(venue)}.{token(reason)}"
+def dead_subject(venue: str, reason: str, root: str = LIVE) -> str:
+    """Return `<root>.dead.<venue>.<reason>`."""
+    return f"{root}.dead.{token(venue)}.{token(reason)}"
 
 
 def product_of(subject: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import time
 import msgspec
 import structlog
 
-from models.subjects import META_PRODUCT, dead_subject
+from models.subjects import LIVE, META_PRODUCT, dead_subject
 from streaming.broker.log import Log
 from streaming.metrics import Counts
 
@@ -30,8 +30,10 @@ _log = structlog.get_logger(__name__)
 class DeadLetters:
     """Keeps, counts and logs bad input of one process."""
 
-    def __init__(self, log: Log, venue: str, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, log: Log, venue: str, tasks: asyncio.TaskGroup, root: str = LIVE) -> None:
+        """Keep them under `root`."""
         self._log = log
+        self._root = root
         self._venue = venue
         self._tasks = tasks
         self._waiting: set[asyncio.Task[int]] = set()
@@ -58,7 +60,9 @@ class DeadLetters:
         }
         task = self._tasks.create_task(
             self._log.publish(
-                dead_subject(self._venue, reason), msgspec.json.encode(letter), message_id=name
+                dead_subject(self._venue, reason, self._root),
+                msgspec.json.encode(letter),
+                message_id=name,
             )
         )
         self._waiting.add(task)

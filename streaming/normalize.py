@@ -75,7 +75,7 @@ class Normalizer:
         self._budget = Budget(_BUDGET_BYTES)
         self._products: dict[str, _Product] = {}
         self._requests: set[asyncio.Task[int]] = set()
-        self.dead = DeadLetters(log, venue, tasks)
+        self.dead = DeadLetters(log, venue, tasks, streams.root)
         self.ticks = Counts("md_ticks_total", "Canonical ticks", ("product", "shard"))
         self.gaps = Counts("md_seq_gap_total", "Gaps opened", ("product",))
         self.lag = Readings(
@@ -116,7 +116,7 @@ class Normalizer:
                 await self._budget.room()
 
     def _pattern(self, kind: str) -> str:
-        return f"market.{kind}.{self._shard}.{self._venue}.*"
+        return f"{self._streams.root}.{kind}.{self._shard}.{self._venue}.*"
 
     async def _load(self) -> int:
         """Restore every product and return the position from which to read."""
@@ -135,10 +135,10 @@ class Normalizer:
 
     async def _restore(self, name: str) -> None:
         """Bring one product to its checkpoint and find out what has been published since."""
-        subject = ticks_subject(self._shard, self._venue, name)
+        subject = ticks_subject(self._shard, self._venue, name, self._streams.root)
         newest = await self._log.last(self._streams.ticks, subject)
         saved = await self._log.last(
-            self._streams.state, state_subject(self._shard, self._venue, name)
+            self._streams.state, state_subject(self._shard, self._venue, name, self._streams.root)
         )
         product = self._add(name, newest)
         if saved is None:
@@ -164,7 +164,7 @@ class Normalizer:
         published = int(newest.headers.get(POSITION_HEADER, 0)) if newest is not None else 0
         outbox = Outbox(
             self._log,
-            ticks_subject(self._shard, self._venue, name),
+            ticks_subject(self._shard, self._venue, name, self._streams.root),
             self._tasks,
             self._budget,
             fenced_after=newest.seq if newest is not None else 0,
@@ -197,7 +197,7 @@ class Normalizer:
 
     async def _reread(self, product: _Product, out: Outputs, *, before: int) -> None:
         """Read again what a closed gate had let go, up to the marker that opens it."""
-        subject = raw_subject(self._shard, self._venue, product.name)
+        subject = raw_subject(self._shard, self._venue, product.name, self._streams.root)
         after = (out.reread or 1) - 1
         _log.info("reading the log again", product=product.name, after=after, before=before)
         reading = self._log.read(self._streams.raw, subject, after=after)
@@ -221,7 +221,7 @@ class Normalizer:
             self._bury(product.name, invalid, message)
 
     def _request(self, request: ResyncRequest) -> None:
-        subject = resync_subject(request.venue, request.product)
+        subject = resync_subject(request.venue, request.product, self._streams.root)
         task = self._tasks.create_task(
             self._log.publish(subject, msgspec.json.encode(request), message_id=request.resync_id)
         )
@@ -269,7 +269,9 @@ class Normalizer:
         )
         payload, headers = encode_checkpoint(checkpoint)
         await self._log.publish(
-            state_subject(self._shard, self._venue, name), payload, headers=headers
+            state_subject(self._shard, self._venue, name, self._streams.root),
+            payload,
+            headers=headers,
         )
         product.saved_at = time.monotonic()
 

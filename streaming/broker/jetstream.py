@@ -330,7 +330,7 @@ def stream_configs(streams: Streams, settings: Settings) -> list[StreamConfig]:
     def stream(name: str, kind: str, max_bytes: int, **more: Any) -> StreamConfig:  # noqa: ANN401
         return StreamConfig(
             name=name,
-            subjects=[f"market.{kind}.>"],
+            subjects=[streams.every(kind)],
             storage=StorageType.FILE,
             discard=DiscardPolicy.OLD,
             allow_direct=True,

@@ -41,7 +41,7 @@ async def test_resume_on_a_hub_behind_its_log_gives_nothing_twice(
     pipe.sink.room.set()
     client = hub.join(pipe.sink)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        hub.ladder.open(tasks, [Backlog(log, settings.streams.ticks)])
+        hub.ladder.open(tasks, [Backlog(log, settings.streams)])
         await messages(log, hub, after=3, upto=6)
         hub.subscribe(
             client, Subscribe(products=(PRODUCT,), feeds=("ticker",), from_seq={PRODUCT: 2})
@@ -65,7 +65,7 @@ async def test_resume_from_a_number_that_a_lagging_hub_has_not_read_waits_for_it
     pipe.sink.room.set()
     client = hub.join(pipe.sink)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        hub.ladder.open(tasks, [Backlog(log, settings.streams.ticks)])
+        hub.ladder.open(tasks, [Backlog(log, settings.streams)])
         await messages(log, hub, after=0, upto=6)
         hub.subscribe(
             client, Subscribe(products=(PRODUCT,), feeds=("ticker",), from_seq={PRODUCT: 8})
@@ -89,7 +89,7 @@ async def test_page_behind_what_was_discarded_is_refused(
     for seq in range(1, 11):
         await log.publish(SUBJECT, tick(seq))
     await log.publish(SUBJECT, snapshot(20))
-    product, rung = Product("coinbase", PRODUCT), Backlog(log, settings.streams.ticks)
+    product, rung = Product("coinbase", PRODUCT), Backlog(log, settings.streams)
     after, linked = await rung.locate(product, TICKER, 3, 11)
     assert (after, linked) == (0, False)
     first = await rung.page(product, TICKER, after)
@@ -115,13 +115,13 @@ async def test_search_finds_every_number_whatever_lies_between(
     )
     product = Product("coinbase", PRODUCT)
     for seq in (7, 14, 700, 3003, 5992, 5999 // 7 * 7):
-        rung = Backlog(log, settings.streams.ticks)
+        rung = Backlog(log, settings.streams)
         after, linked = await rung.locate(product, TICKER, seq, 5993)
         assert not linked
         assert 0 <= seq - 6 - after - 1 <= 71
         heads = [head for batch in await rung.page(product, TICKER, after) for head in batch.heads]
         assert seq in [head.seq for head in heads]
-    assert await Backlog(log, settings.streams.ticks).locate(product, TICKER, 0, 5993) == (0, True)
+    assert await Backlog(log, settings.streams).locate(product, TICKER, 0, 5993) == (0, True)
 
 
 async def test_number_that_no_message_has_costs_no_reading_to_the_end(
@@ -141,7 +141,7 @@ async def test_number_that_no_message_has_costs_no_reading_to_the_end(
     hub = Hub([PRODUCT], asyncio.get_running_loop(), Limits(ring_bytes=0))
     await messages(log, hub, after=0, upto=2000)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        hub.ladder.open(tasks, [Counted(log, settings.streams.ticks)])
+        hub.ladder.open(tasks, [Counted(log, settings.streams)])
         page = await hub.ladder.page(hub.products.one(PRODUCT), "ticker", 501, 10)
         assert (page.recovered, page.reason) == (False, "unknown_seq")
         assert pages == 1
@@ -156,6 +156,6 @@ async def test_message_that_is_not_canonical_is_left_out_of_the_past_too(
     """As it is for those who are live; the links tell whether that matters."""
     for payload in (tick(1), b"nonsense", tick(2)):
         await log.publish(SUBJECT, payload)
-    rung = Backlog(log, settings.streams.ticks)
+    rung = Backlog(log, settings.streams)
     pages = await rung.page(Product("coinbase", PRODUCT), TICKER, 0)
     assert [batch.position for batch in pages] == [1, 3]
