@@ -31,7 +31,7 @@ imports: install ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
 test: lint typecheck imports ## the gate: lint, types, imports, tests with branch coverage
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 demo: install ## the whole system here, against the simulator, with gaps and a live table
 	$(BIN)/ledgerflux up --venue sim --watch --gap-every 10

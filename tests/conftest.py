@@ -10,6 +10,11 @@ from streaming.broker.jetstream import JetStreamLog
 from tests.servers import NatsServer, port_open
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests marked `long`, so that none of them is alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture
 async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     """Give a fresh nats-server with JetStream."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nats
 
 from cli.stack import temporal_command
 from models.canonical import Snapshot, Status, Tick
@@ -262,17 +263,23 @@ async def canonical(stack: Stack) -> dict[str, list[bytes]]:
 
 
 async def settled(stack: Stack) -> None:
-    """Pause the market and wait until the canonical log has been quiet for a while."""
+    """Pause the market and wait until all of it is normalized: all read, and quiet for a while."""
     await stack.simulator("POST", "/sim/pause")
-    seen: list[int] = []
+    seen: list[int | None] = []
+    client = await nats.connect(stack.nats.url)
 
     async def quiet() -> bool:
+        readers = await client.jetstream().consumers_info(Streams().raw)
+        is_read = bool(readers) and all(reader.num_pending == 0 for reader in readers)
         async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
-            seen.append(await log.end(Streams().ticks))
+            seen.append(await log.end(Streams().ticks) if is_read else None)
         await asyncio.sleep(0.5)
-        return len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
+        return is_read and len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
 
-    await eventually(quiet, within_s=40)
+    try:
+        await eventually(quiet, within_s=60)
+    finally:
+        await client.close()
 
 
 def exact(levels: list[tuple[str, str]] | None) -> dict[Decimal, Decimal]:

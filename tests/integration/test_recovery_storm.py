@@ -45,6 +45,7 @@ async def one_round(stack: Stack, number: int) -> None:
     await eventually(closed, within_s=60)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_a_thousand_gaps_are_repaired_once_each_and_nothing_is_lost(tmp_path: Path) -> None:
     """One completed workflow per gap; trades complete; books equal to the exchange's."""
