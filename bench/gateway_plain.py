@@ -94,7 +94,7 @@ KINDS = {"send_text": send_text, "broadcast": websockets_broadcast}
 async def main(kind: str, port: int) -> None:
     """Serve until killed."""
     settings = load_settings()
-    async with await JetStreamLog.connect(settings.nats_urls, name=kind) as log:
+    async with await JetStreamLog.of(settings, name=kind) as log:
         await log.ensure_streams(settings)
         await KINDS[kind](port, lambda send: follow(log, settings.streams.ticks, send))
 

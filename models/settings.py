@@ -3,11 +3,21 @@
 Each process reads them once at its start. Nothing else in the project reads the environment.
 """
 
+import os
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from ipaddress import ip_network
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -17,14 +27,31 @@ Words = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment, a tuple here."""
 
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}").fullmatch
+_MISSPELT = 0.9
 _SECRETS = {
     "AUTH_API_KEYS", "COINBASE_API_KEY", "COINBASE_API_SECRET", "COINBASE_API_PASSPHRASE",
-    "S3_ACCESS_KEY", "S3_SECRET_KEY",
+    "S3_ACCESS_KEY", "S3_SECRET_KEY", "NATS_PASSWORD", "NATS_TOKEN", "NATS_URLS",
+    "TEMPORAL_API_KEY",
 }  # fmt: skip
 
 
+_PAIRS = (
+    ("nats_user", "nats_password"),
+    ("nats_tls_cert", "nats_tls_key"),
+    ("temporal_tls_client_cert_path", "temporal_tls_client_key_path"),
+)
+
+
 class SettingsError(Exception):
-    """The environment holds a value that cannot be used; the text names it and what to do."""
+    """The environment holds a value that cannot be used; the text names it and what to do.
+
+    Attributes: problems, a sentence for each value, with the fields that it is about.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        sentences = "; ".join(sentence for sentence, _ in problems)
+        super().__init__(f"cannot use these settings: {sentences}")
+        self.problems = tuple(problems)
 
 
 class Settings(BaseSettings):
@@ -35,7 +62,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged."""
     otel_exporter_otlp_endpoint: str | None = None
-    """Where traces go; none means no traces."""
+    """OTLP collector that traces go to, such as http://127.0.0.1:4318; none means no traces."""
+    otel_traces_sampler_arg: float = Field(0.001, ge=0, le=1)
+    """Share of the messages stored by the ingestor whose way to the gateway is traced."""
     broker_kind: Literal["nats"] = "nats"
     """The log behind the pipeline."""
 
@@ -71,7 +100,21 @@ class Settings(BaseSettings):
     """How long a gap may stay open before the feed counts as stale."""
 
     nats_urls: Words = ("nats://127.0.0.1:4222",)
-    """Servers of the NATS cluster, comma-separated."""
+    """Servers of the NATS cluster, comma-separated; `tls://` asks for TLS."""
+    nats_user: str | None = None
+    """User at NATS; needs NATS_PASSWORD as well."""
+    nats_password: SecretStr | None = None
+    """Password of that user."""
+    nats_token: SecretStr | None = None
+    """Token, where NATS asks for one instead of a user."""
+    nats_creds: FilePath | None = None
+    """Credentials file (a user's JWT and seed), where NATS is run by operators and accounts."""
+    nats_tls_ca: FilePath | None = None
+    """Certificates that NATS's must be signed by, a PEM file; none means the machine's own."""
+    nats_tls_cert: FilePath | None = None
+    """Our certificate for NATS, a PEM file; needs NATS_TLS_KEY as well."""
+    nats_tls_key: FilePath | None = None
+    """Private key of that certificate."""
     js_stream_name: str = "MD"
     """Prefix of the stream names: MD_RAW, MD_TICKS and so on."""
     js_retention_minutes: int = Field(60, ge=1)
@@ -80,6 +123,8 @@ class Settings(BaseSettings):
     """How many bytes each data stream keeps at most."""
     replay_namespace: str | None = None
     """Serve a replay of this namespace, such as `replay-monday`, instead of the live streams."""
+    replay_speed: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """How fast `ledgerflux replay` replays: 1 as it happened, 0 as fast as it goes."""
     shard_count: int = Field(1, ge=1, le=1024)
     """How many shards the products are spread over."""
     shard_index: int = Field(0, ge=0)
@@ -89,6 +134,19 @@ class Settings(BaseSettings):
     """Frontend of the Temporal server."""
     temporal_namespace: str = "default"
     """Namespace of the workflows; it must exist."""
+    # The names are those that `temporal` itself reads.
+    temporal_tls: bool = False
+    """Speak TLS to Temporal; any of the next five means it, too."""
+    temporal_tls_server_ca_cert_path: FilePath | None = None
+    """Certificates that Temporal's must be signed by, a PEM file; none means the machine's own."""
+    temporal_tls_client_cert_path: FilePath | None = None
+    """Our certificate for Temporal, a PEM file; needs the key as well."""
+    temporal_tls_client_key_path: FilePath | None = None
+    """Private key of that certificate."""
+    temporal_tls_server_name: str | None = None
+    """Name in Temporal's certificate, where it is not the address's."""
+    temporal_api_key: SecretStr | None = None
+    """API key, as Temporal Cloud gives them."""
     temporal_ui_url: str = "http://127.0.0.1:8233"
     """Where a person sees the workflows; only links are made of it."""
 
@@ -112,6 +170,8 @@ class Settings(BaseSettings):
     """How far back `from_seq` may reach, in minutes; beyond it a snapshot is sent."""
     gateway_ring_bytes: int = Field(64 * 1024**2, ge=0)
     """Newest messages that a gateway keeps in memory to resume from, over all products."""
+    gateway_max_replays: int = Field(4, ge=0)
+    """Replays that subscribers of one gateway process may be attached to at the same time."""
     gateway_drain_s: float = Field(5.0, ge=0)
     """Subscribers of a gateway that stops are told to reconnect, spread over so many seconds; 0
     closes them at once."""
@@ -125,6 +185,8 @@ class Settings(BaseSettings):
     """Port the gateway listens on."""
     metrics_port: int = Field(0, ge=0, le=65535)
     """Port for /metrics and /healthz of a worker; 0 means none. Gateway process i adds i."""
+    metrics_host: str = "127.0.0.1"
+    """Address that a worker's metrics port listens on; the gateway's are on GATEWAY_HOST."""
 
     snapshot_period_ms: int = Field(50, ge=1)
     """How often a product's latest-state row is written, at most, while it changes."""
@@ -185,6 +247,30 @@ class Settings(BaseSettings):
             raise ValueError("name at least one product, such as BTC-USD")
         return tuple(dict.fromkeys(token(product) for product in value))
 
+    @field_validator("nats_urls")
+    @classmethod
+    def _nameless(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse a password in an address: addresses are logged."""
+        if any("@" in url for url in value):
+            raise ValueError("put user and password into NATS_USER and NATS_PASSWORD instead")
+        return value
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        """Refuse half a credential: it would be refused elsewhere, or not be used at all."""
+        for one, other in _PAIRS:
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"set {one.upper()} and {other.upper()} together, or neither")
+        return self
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        """Refuse what traces could not be sent to; they would be lost without a word."""
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("give the address of OTLP over HTTP, such as http://127.0.0.1:4318")
+        return value
+
     @field_validator("replay_namespace")
     @classmethod
     def _namespace(cls, value: str | None) -> str | None:
@@ -235,12 +321,57 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [f"{_named(problem)}: {problem['msg']}" for problem in error.errors()]
+        problems = [(_sentence(problem), _about(problem)) for problem in error.errors()]
         # The cause would show the values again, secret ones too.
-        raise SettingsError("cannot use these settings: " + "; ".join(lines)) from None
+        raise SettingsError(problems) from None
 
 
-def _named(problem: ErrorDetails) -> str:
-    """Return the variable and its value, or only the variable where the value is a secret."""
+def usable_settings() -> tuple[Settings | None, list[str]]:
+    """Read the environment with the default for each value that cannot be used.
+
+    Returns the settings, and a sentence for each such value; no settings where even the defaults
+    do not help.
+    """
+    defaults: dict[str, object] = {}
+    told: list[str] = []
+    for _ in Settings.model_fields:
+        try:
+            return load_settings(**defaults), told
+        except SettingsError as error:
+            told += [sentence for sentence, _ in error.problems]
+            for field in [field for _, fields in error.problems for field in fields]:
+                defaults[field] = Settings.model_fields[field].get_default()
+    return None, list(dict.fromkeys(told))
+
+
+def idle_variables() -> list[str]:
+    """Return a sentence for each variable of the environment that does nothing, and seems meant.
+
+    A misspelt name is not read at all, and a key that is empty counts as none.
+    """
+    known = {field.upper() for field in Settings.model_fields}
+    told = []
+    for name, value in sorted(os.environ.items()):
+        if name.upper() in known:
+            if name.upper() in _SECRETS and not value.strip(" ,"):
+                told.append(f"{name} is set and holds nothing: it counts as not set")
+        elif near := get_close_matches(name.upper(), known, n=1, cutoff=_MISSPELT):
+            told.append(f"{name} is no setting of ours, and is not read; {near[0]} is one")
+    return told
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    """Say which variable cannot be used and why; its value, unless that is a secret."""
     name = ".".join(str(part) for part in problem["loc"]).upper()
-    return name if name.partition(".")[0] in _SECRETS else f"{name}={problem['input']!r}"
+    if not name:  # about several together
+        return problem["msg"]
+    value = "" if name.partition(".")[0] in _SECRETS else f"={problem['input']!r}"
+    return f"{name}{value}: {problem['msg']}"
+
+
+def _about(problem: ErrorDetails) -> tuple[str, ...]:
+    """Return the fields that a problem is about: its own, or those that its sentence names."""
+    if problem["loc"]:
+        return (str(problem["loc"][0]),)
+    words = set(re.findall(r"[A-Z0-9_]+", problem["msg"]))
+    return tuple(field for field in Settings.model_fields if field.upper() in words)

@@ -5,15 +5,22 @@ Both ends of every stream use these functions and no string of their own. Subjec
 """
 
 import re
+import string
 import zlib
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import unquote
 
 LIVE = "market"
 """First token of the live data's subjects."""
 
+NAMESPACE_PATTERN = "^replay-[a-z0-9][a-z0-9-]{0,40}$"
+"""What the namespace of a replay looks like, as a regular expression."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
-_NAMESPACE = re.compile(r"replay-[a-z0-9][a-z0-9-]{0,40}").fullmatch
+_NAMESPACE = re.compile(NAMESPACE_PATTERN).fullmatch
+
+_PLAIN = frozenset(f"{string.ascii_letters}{string.digits}-")
 
 META_PRODUCT = "_"
 """Stands in a raw subject for frames that belong to no product: acks, errors, venue status."""
@@ -82,7 +89,14 @@ class Streams:
         return cls(namespace, namespace)
 
     def every(self, kind: str) -> str:
-        """Return the pattern of all subjects of a kind: `raw`, `ticks`, `state` and so on."""
+        """Return the pattern of all products' subjects of a kind: `raw`, `ticks` or `state`.
+
+        Whatever else somebody publishes below that kind is not among them.
+        """
+        return f"{self.root}.{kind}.*.*.*"
+
+    def tree(self, kind: str) -> str:
+        """Return the pattern of all that can be published of a kind, as a stream takes it."""
         return f"{self.root}.{kind}.>"
 
     @property
@@ -110,6 +124,11 @@ class Streams:
         """Frames that could not be understood, with the reason."""
         return f"{self.prefix}_DEAD"
 
+    @property
+    def derivatives(self) -> str:
+        """Futures and options out of DBN files; it exists only where such files are replayed."""
+        return f"{self.prefix}_DERIVATIVES"
+
 
 def raw_subject(shard: int | str, venue: str, product: str, root: str = LIVE) -> str:
     """Return `<root>.raw.<shard>.<venue>.<product>`."""
@@ -134,6 +153,29 @@ def resync_subject(venue: str, product: str, root: str = LIVE) -> str:
 def dead_subject(venue: str, reason: str, root: str = LIVE) -> str:
     """Return `<root>.dead.<venue>.<reason>`."""
     return f"{root}.dead.{token(venue)}.{token(reason)}"
+
+
+def derivatives_subject(kind: str, feed: str, venue: str, product: str, root: str = LIVE) -> str:
+    """Return `<root>.<kind>.<feed>.<venue>.<product>`; any name of venue and product can be used.
+
+    `kind`: futures or options. `unescaped` gives the names back.
+    """
+    return f"{root}.{token(kind)}.{token(feed)}.{escaped(venue)}.{escaped(product)}"
+
+
+def escaped(name: str) -> str:
+    """Return any name as one token, each byte that is no letter, digit or `-` as `_` and its hex.
+
+    Two names never give the same token. Used where venues name their products freely, such as
+    `ESH1 C3500` or `GLBX.MDP3`.
+    """
+    return "".join(chr(byte) if chr(byte) in _PLAIN else f"_{byte:02X}" for byte in name.encode())
+
+
+def unescaped(escaped_name: str) -> str:
+    """Return the name that `escaped` made a token of."""
+    as_percent = escaped_name.replace("_", "%")
+    return unquote(as_percent, errors="strict")
 
 
 def product_of(subject: str) -> tuple[str, str]:

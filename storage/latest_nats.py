@@ -28,6 +28,7 @@ from nats.js.errors import (
 )
 from nats.js.kv import KeyValue
 
+from models.nats_access import NatsAwayError, WaryClient, connect_within, nats_options
 from models.settings import Settings
 from storage.errors import (
     BadRequestError,
@@ -103,24 +104,20 @@ class NatsLatestStore:
         Raises:
             UnavailableError: no server answers within `wait_s`.
         """
-        urls = list(settings.nats_urls)
-        client = Client()
+        client = WaryClient()
         try:
-            # Without a limit on reconnects the client would look for a first server for ever.
-            async with asyncio.timeout(wait_s):
-                await client.connect(
-                    urls,
-                    name="latest-state",
-                    error_cb=_ignore,
-                    connect_timeout=_CONNECT_S,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds; floats work
-                )
-        except (nats.errors.Error, OSError) as error:
-            await client.close()
-            raise UnavailableError(
-                ", ".join(urls), "no NATS server answers; start one, or set NATS_URLS"
-            ) from error
+            await connect_within(
+                client,
+                settings.nats_urls,
+                wait_s,
+                name="latest-state",
+                connect_timeout=_CONNECT_S,
+                **nats_options(settings),
+            )
+        except NatsAwayError as error:
+            raise UnavailableError(error.where, error.reason) from error
+        except OSError as error:  # a certificate
+            raise UnavailableError(", ".join(settings.nats_urls), str(error)) from error
         try:
             yield cls(client, f"{settings.js_stream_name}_LATEST")
         finally:
@@ -236,10 +233,6 @@ class NatsLatestStore:
         if error.err_code in _FULL:
             return NoSpaceError(self._bucket, f"the bucket is full ({error.description})")
         return BadRequestError(self._bucket, f"refused ({error.description})")
-
-
-async def _ignore(_error: Exception) -> None:
-    """Leave it to the request that fails: the client reports each lost connection here, too."""
 
 
 def _value(row: LatestRow) -> bytes:

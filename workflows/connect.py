@@ -10,6 +10,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 import structlog
+from pydantic import SecretStr
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
@@ -17,10 +18,11 @@ from temporalio.api.operatorservice.v1 import (
 )
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from models.settings import Settings
 from workflows.attributes import KEYS
+from workflows.interceptors import interceptors
 
 DATA_CONVERTER = pydantic_data_converter
 """Payloads are pydantic models as JSON, which `temporal` and `tctl` can write as well."""
@@ -39,7 +41,30 @@ async def connect(settings: Settings) -> Client:
         settings.temporal_address,
         namespace=settings.temporal_namespace,
         data_converter=DATA_CONVERTER,
+        interceptors=interceptors(),
+        tls=temporal_tls(settings),
+        api_key=_shown(settings.temporal_api_key),
     )
+
+
+def temporal_tls(settings: Settings) -> TLSConfig | bool:
+    """Return how to speak TLS to Temporal, with our certificate if there is one; or not to."""
+    ca, cert, key = (
+        None if path is None else path.read_bytes()
+        for path in (
+            settings.temporal_tls_server_ca_cert_path,
+            settings.temporal_tls_client_cert_path,
+            settings.temporal_tls_client_key_path,
+        )
+    )
+    name, api_key = settings.temporal_tls_server_name, settings.temporal_api_key
+    if not (settings.temporal_tls or ca or cert or name or api_key):
+        return False
+    return TLSConfig(server_root_ca_cert=ca, domain=name, client_cert=cert, client_private_key=key)
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 async def connect_patiently(settings: Settings) -> Client:

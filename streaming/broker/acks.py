@@ -7,6 +7,7 @@ once (the client would wait for its time-out), and because it costs half as much
 import asyncio
 import itertools
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 import nats.errors
@@ -41,7 +42,19 @@ class RefusedError(Exception):
         self.err_code = refusal.err_code
 
 
+class Sent(NamedTuple):
+    """A message on its way to the log."""
+
+    subject: str
+    token: str
+    future: asyncio.Future[_Answer]
+
+
 _decode = msgspec.json.Decoder(_Answer).decode
+
+
+def _unanswered(subject: str, error: Exception) -> LogUnavailableError:
+    return LogUnavailableError(f"no answer for {subject}: {error!r}")
 
 
 class AckInbox:
@@ -70,25 +83,56 @@ class AckInbox:
             RefusedError: the server said no.
             LogUnavailableError: no answer; whether it was stored is unknown.
         """
-        token = str(next(self._tokens))
-        future = asyncio.get_running_loop().create_future()
-        self._waiting[token] = future
+        return await self.settle(await self.send(subject, payload, headers))
+
+    async def send(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> Sent:
+        """Send one message; `settle` must follow, or `abandon`.
+
+        The server takes what one connection sends in order, whether or not it is waited for.
+
+        Raises:
+            LogUnavailableError: it could not be sent.
+        """
+        sent = Sent(subject, str(next(self._tokens)), asyncio.get_running_loop().create_future())
+        self._waiting[sent.token] = sent.future
         try:
             await self._client.publish(
                 subject,
                 payload,
-                reply=self._prefix + token,
+                reply=self._prefix + sent.token,
                 headers=dict(headers) if headers else None,
             )
+        except (nats.errors.Error, OSError) as error:
+            self.abandon(sent)
+            raise _unanswered(subject, error) from error
+        except BaseException:
+            self.abandon(sent)
+            raise
+        return sent
+
+    async def settle(self, sent: Sent) -> int:
+        """Wait for the answer to a message that was sent; return its position.
+
+        Raises:
+            RefusedError: the server said no.
+            LogUnavailableError: no answer; whether it was stored is unknown.
+        """
+        try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                answer: _Answer = await future
+                answer = await sent.future
         except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise LogUnavailableError(f"no answer for {subject}: {error!r}") from error
+            raise _unanswered(sent.subject, error) from error
         finally:
-            del self._waiting[token]
+            self.abandon(sent)
         if answer.error is not None:
-            raise RefusedError(subject, answer.error)
+            raise RefusedError(sent.subject, answer.error)
         return answer.seq
+
+    def abandon(self, sent: Sent) -> None:
+        """Wait no longer for an answer."""
+        self._waiting.pop(sent.token, None)
+        if not sent.future.cancel() and not sent.future.cancelled():
+            sent.future.exception()  # or the loop would complain that nobody has asked
 
     async def _on_answer(self, message: Msg) -> None:
         future = self._waiting.get(message.subject[len(self._prefix) :])

@@ -25,11 +25,18 @@ from nats.js.errors import (
     ServiceUnavailableError,
 )
 
+from models.nats_access import NatsAwayError, WaryClient, connect_within, nats_options
 from models.settings import Settings
-from models.subjects import Streams
+from models.subjects import LIVE, Streams
 from streaming.broker.acks import AckInbox, RefusedError
 from streaming.broker.cancelling import honour_cancel
-from streaming.broker.log import Extent, FencedError, LogMessage, LogUnavailableError
+from streaming.broker.log import (
+    Extent,
+    FencedError,
+    LogMessage,
+    LogUnavailableError,
+    StreamMissingError,
+)
 from streaming.broker.parts import PART_HEADER, Assembler, split
 from streaming.broker.reader import Reader
 from streaming.broker.stretch import get_stretch
@@ -48,6 +55,7 @@ _RETRY_MAX_S = 0.5
 _PENDING_BYTES = 64 * 1024**2
 _HEADROOM_BYTES = 4096
 _DEDUPLICATION_S = 120.0
+_REPLAY_AGE_S = 7 * 86400.0
 _AWAY = (
     nats.errors.TimeoutError,
     nats.errors.NoRespondersError,
@@ -75,15 +83,31 @@ class JetStreamLog:
         self._readers: set[Reader] = set()
 
     @classmethod
-    async def connect(cls, urls: Sequence[str], *, name: str, wait_s: float = 30.0) -> Self:
-        """Connect, waiting for a server that is still starting.
+    async def of(cls, settings: Settings, *, name: str, wait_s: float = 30.0) -> Self:
+        """Connect as these settings say, with their credentials and certificates; see `connect`."""
+        try:
+            access = nats_options(settings)
+        except OSError as error:
+            away = NatsAwayError(settings.nats_urls, error)
+            raise LogUnavailableError(str(away)) from error
+        return await cls.connect(settings.nats_urls, name=name, wait_s=wait_s, access=access)
+
+    @classmethod
+    async def connect(
+        cls,
+        urls: Sequence[str],
+        *,
+        name: str,
+        wait_s: float = 30.0,
+        access: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Connect, waiting for a server that is still starting; `access`: see `nats_options`.
 
         Raises:
-            LogUnavailableError: no server answered within `wait_s`.
+            LogUnavailableError: no server let us in within `wait_s`.
         """
-        client = Client()
+        client = WaryClient()
         log: list[JetStreamLog] = []
-        problem = ""
 
         async def reconnected() -> None:
             _log.info("connected to the log again", server=str(client.connected_url))
@@ -95,33 +119,22 @@ class JetStreamLog:
             for connected in log:
                 connected._acks.fail_all()  # noqa: SLF001
 
-        async def failed(error: Exception) -> None:
-            nonlocal problem
-            problem = str(error)
-            _log.debug("log client", error=repr(error))
-
         try:
-            # Told never to give up, the client seeks its first server for ever as well.
-            async with asyncio.timeout(wait_s):
-                await client.connect(
-                    list(urls),
-                    name=name,
-                    reconnected_cb=reconnected,
-                    disconnected_cb=disconnected,
-                    error_cb=failed,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds; floats work
-                    connect_timeout=2,
-                    ping_interval=5,
-                    max_outstanding_pings=2,
-                    pending_size=_PENDING_BYTES,
-                    allow_reconnect=True,
-                )
-        except (TimeoutError, nats.errors.Error, OSError) as error:
-            raise LogUnavailableError(
-                f"no NATS server answers at {', '.join(urls)} ({problem or repr(error)}); start "
-                "one, or set NATS_URLS"
-            ) from error
+            await connect_within(
+                client,
+                urls,
+                wait_s,
+                name=name,
+                reconnected_cb=reconnected,
+                disconnected_cb=disconnected,
+                connect_timeout=2,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                pending_size=_PENDING_BYTES,
+                **(access or {}),
+            )
+        except NatsAwayError as error:
+            raise LogUnavailableError(str(error)) from error
         self = cls(client)
         await self._acks.start()
         log.append(self)
@@ -147,6 +160,10 @@ class JetStreamLog:
         for config in stream_configs(settings.streams, settings):
             await self._ensure(config)
 
+    async def ensure_derivatives(self, settings: Settings) -> None:
+        """Create the stream of DBN files' ticks, or bring it to these settings."""
+        await self._ensure(derivatives_config(settings.streams, settings))
+
     async def _ensure(self, config: StreamConfig) -> None:
         while True:
             try:
@@ -159,6 +176,21 @@ class JetStreamLog:
                     raise
                 await self._js.update_stream(config)
             return
+
+    async def delete_streams(self, streams: Streams) -> list[str]:
+        """Delete the streams that there are of these; return their names."""
+        deleted: list[str] = []
+        names = [streams.raw, streams.ticks, streams.state, streams.resync, streams.dead]
+        while names:
+            try:
+                await honour_cancel(self._js.delete_stream(names[0]))
+            except NotFoundError:
+                del names[0]
+            except _AWAY:
+                await asyncio.sleep(_RETRY_MAX_S)
+            else:
+                deleted.append(names.pop(0))
+        return deleted
 
     async def publish(
         self,
@@ -265,14 +297,16 @@ class JetStreamLog:
         while True:
             try:
                 return await self._js.stream_info(stream, subjects_filter=pattern)
+            except NotFoundError as error:
+                raise StreamMissingError(stream) from error
             except _AWAY:
                 await asyncio.sleep(_RETRY_MAX_S)
 
     async def read(
-        self, stream: str, subjects: str, *, after: int = 0
+        self, stream: str, subjects: str, *, after: int = 0, lasting: bool = True
     ) -> AsyncGenerator[LogMessage, None]:
         """Iterate over messages for ever; see `Log.read`."""
-        reader = Reader(self._client, self._js, stream, subjects, after)
+        reader = Reader(self._client, self._js, stream, subjects, after, lasting=lasting)
         self._readers.add(reader)
         try:
             async for message in reader:
@@ -324,13 +358,14 @@ def _whole(message: LogMessage, parts: Assembler) -> LogMessage | None:
 
 def stream_configs(streams: Streams, settings: Settings) -> list[StreamConfig]:
     """Return the configuration of every stream; each is bounded in age and bytes."""
-    age_s = settings.js_retention_minutes * 60.0
+    # A replay may be paused for long and is deleted by its own workflow.
+    age_s = settings.js_retention_minutes * 60.0 if streams.root == LIVE else _REPLAY_AGE_S
     small = settings.js_max_bytes // 16
 
     def stream(name: str, kind: str, max_bytes: int, **more: Any) -> StreamConfig:  # noqa: ANN401
         return StreamConfig(
             name=name,
-            subjects=[streams.every(kind)],
+            subjects=[streams.tree(kind)],
             storage=StorageType.FILE,
             discard=DiscardPolicy.OLD,
             allow_direct=True,
@@ -346,3 +381,11 @@ def stream_configs(streams: Streams, settings: Settings) -> list[StreamConfig]:
         stream(streams.resync, "resync", small, retention=RetentionPolicy.WORK_QUEUE, **aged),
         stream(streams.dead, "dead", small, **aged),
     ]
+
+
+def derivatives_config(streams: Streams, settings: Settings) -> StreamConfig:
+    """Return the configuration of the stream of DBN files' ticks: bounded as raw records are."""
+    raw = stream_configs(streams, settings)[0]
+    return raw.evolve(
+        name=streams.derivatives, subjects=[streams.tree("futures"), streams.tree("options")]
+    )

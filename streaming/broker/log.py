@@ -57,6 +57,14 @@ class LogUnavailableError(LogError):
     """The log did not answer in time; the call may be repeated."""
 
 
+class StreamMissingError(LogError):
+    """There is no such stream: it was never made, or it has been deleted. Attributes: stream."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"{stream} is not on the log: it was never made, or has been deleted")
+        self.stream = stream
+
+
 class LogRemadeError(LogError):
     """A stream was deleted and made anew while it was read. Attributes: stream."""
 
@@ -95,14 +103,17 @@ class Log(Protocol):
         """
 
     def read(
-        self, stream: str, subjects: str, *, after: int = 0
+        self, stream: str, subjects: str, *, after: int = 0, lasting: bool = True
     ) -> AsyncGenerator[LogMessage, None]:
         """Iterate for ever over messages with a position above `after`, in order, each once.
 
-        Survives restarts of the server and silent stalls: it goes on from its own cursor.
+        Survives restarts of the server and silent stalls: it goes on from its own cursor. A
+        `lasting` stream that is not there is waited for.
 
         Raises:
             LogRemadeError: the stream is another one than at the beginning.
+            StreamMissingError: it is not there, and not `lasting`; a deletion is noticed within
+                seconds.
         """
 
     async def fetch(
@@ -119,7 +130,11 @@ class Log(Protocol):
         """Return the newest message of one subject, or none."""
 
     async def end(self, stream: str) -> int:
-        """Return the position of the stream's newest message; 0 for an empty stream."""
+        """Return the position of the stream's newest message; 0 for an empty stream.
+
+        Raises:
+            StreamMissingError: there is no such stream; so with the next two.
+        """
 
     async def extent(self, stream: str) -> Extent:
         """Return what the stream holds at this moment."""

@@ -5,6 +5,7 @@ stored only with its last part, so a writer that dies in between leaves nothing 
 reader would show.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -23,6 +24,9 @@ def split(payload: bytes, limit: int, record_id: str) -> Iterator[tuple[str, boo
         yield f"{record_id}/{part + 1}/{count}", part + 1 == count, chunk
 
 
+_label = re.compile(r"(.{1,200})/([0-9]{1,9})/([0-9]{1,9})").fullmatch
+
+
 class Assembler:
     """Puts parts together per subject; keeps at most `MAX_OPEN` unfinished records."""
 
@@ -32,9 +36,13 @@ class Assembler:
     def add(self, subject: str, label: str, chunk: bytes) -> bytes | None:
         """Take the next part; return the whole record with its last one.
 
-        A part whose forerunners were never seen is dropped: its record was never finished.
+        A part whose forerunners were never seen is dropped: its record was never finished. So is
+        one with a label that is none: it is not a writer's of ours.
         """
-        record_id, part, count = label.rsplit("/", 2)
+        found = _label(label)
+        if found is None:
+            return None
+        record_id, part, count = found.groups()
         key = (subject, record_id)
         chunks = self._open.setdefault(key, [])
         if int(part) == len(chunks) + 1:

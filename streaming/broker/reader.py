@@ -19,9 +19,10 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
 
 from streaming.broker.cancelling import honour_cancel
-from streaming.broker.log import LogMessage, LogRemadeError
+from streaming.broker.log import LogMessage, LogRemadeError, StreamMissingError
 from streaming.broker.parts import PART_HEADER, Assembler
 
 HEARTBEAT_S = 1.0
@@ -42,13 +43,21 @@ class Reader:
     """An endless, ordered iterator over one stream's messages of matching subjects."""
 
     def __init__(
-        self, client: Client, js: JetStreamContext, stream: str, subjects: str, after: int
+        self,
+        client: Client,
+        js: JetStreamContext,
+        stream: str,
+        subjects: str,
+        after: int,
+        *,
+        lasting: bool = True,
     ) -> None:
         self._client = client
         self._js = js
         self._stream = stream
         self._subjects = subjects
         self._cursor = after
+        self._lasting = lasting
         self._delivered = 0
         self._assembler = Assembler()
         self._arrived: deque[Msg] = deque()
@@ -85,6 +94,7 @@ class Reader:
 
         Raises:
             LogRemadeError: the stream is another one than before, so the cursor means nothing.
+            StreamMissingError: it is not there, and is not meant to come back.
         """
         await self.close()
         self._arrived.clear()
@@ -116,6 +126,8 @@ class Reader:
             await honour_cancel(self._js.add_consumer(self._stream, config))
             self._stale = False
         except (nats.errors.Error, JetStreamError, OSError) as error:
+            if isinstance(error, NotFoundError) and not self._lasting:
+                raise StreamMissingError(self._stream) from error
             _log.warning("cannot read the log yet", stream=self._stream, error=str(error))
             await asyncio.sleep(_RETRY_S)
 

@@ -5,6 +5,7 @@ Makes no consumer, so that many short readings cost the server little. Knows one
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -34,12 +35,21 @@ async def get_stretch(
         ServiceUnavailableError: the stream is not there.
         LogError: the server does not know such requests.
     """
-    request = {
-        "seq": after + 1,
-        "next_by_subj": subjects,
-        "batch": limit,
-        "max_bytes": max_bytes,
-    }
+    return await direct_get(
+        client,
+        stream,
+        {"seq": after + 1, "next_by_subj": subjects, "batch": limit, "max_bytes": max_bytes},
+    )
+
+
+async def direct_get(
+    client: Client, stream: str, request: Mapping[str, object]
+) -> list[LogMessage]:
+    """Return what one batched direct get gives; `request`: in the words of ADR-31.
+
+    Raises:
+        TimeoutError, ServiceUnavailableError, LogError: as `get_stretch`.
+    """
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox, cb=arrived.put)

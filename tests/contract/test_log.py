@@ -10,7 +10,13 @@ import pytest
 from models.settings import Settings
 from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
-from streaming.broker.log import FencedError, LogMessage, LogRemadeError, LogUnavailableError
+from streaming.broker.log import (
+    FencedError,
+    LogMessage,
+    LogRemadeError,
+    LogUnavailableError,
+    StreamMissingError,
+)
 from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
 from tests.servers import NatsServer, eventually, free_port, port_open
 
@@ -163,6 +169,29 @@ async def test_read_of_a_stream_that_is_made_anew_ends_with_an_error(
         with pytest.raises(LogRemadeError, match="MD_TICKS has been made anew"):
             await reading
     assert (await log.extent(STREAMS.ticks)).created_us > created_us
+
+
+async def test_stream_that_is_not_there_is_told(log: JetStreamLog) -> None:
+    """By name, whatever is asked of it; a reader of one that is not lasting hears it as well."""
+    nowhere = "replay-nowhere_TICKS"
+    for asking in (log.end(nowhere), log.extent(nowhere), log.subjects(nowhere, ">")):
+        with pytest.raises(StreamMissingError, match=f"{nowhere} is not on the log"):
+            await asking
+
+    async def read() -> None:
+        reading = log.read(STREAMS.ticks, "market.ticks.>", lasting=False)
+        async with aclosing(reading) as messages:
+            async for _ in messages:
+                begun.set()
+
+    begun = asyncio.Event()
+    reading = asyncio.create_task(read())
+    await log.publish(SUBJECT, b"one")
+    await begun.wait()
+    await log._js.delete_stream(STREAMS.ticks)
+    async with asyncio.timeout(20):
+        with pytest.raises(StreamMissingError, match="MD_TICKS"):
+            await reading
 
 
 @pytest.mark.parametrize("signal", ["kill", "stop"])

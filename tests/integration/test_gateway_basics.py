@@ -1,6 +1,7 @@
 """What any WebSocket client may expect (RFC 6455), frame by frame, and unchanged clients."""
 
 import asyncio
+import contextlib
 import json
 import os
 import struct
@@ -264,6 +265,24 @@ async def test_request_that_does_not_come_ends_the_connection(
     assert (b"200 OK" in answer) == (b"healthz" in said)
     writer.close()
     await writer.wait_closed()
+
+
+async def test_headers_without_end_are_not_taken(gateway: RunningGateway) -> None:
+    """They would fill the memory of a process that has not even counted the connection."""
+    port = int(gateway.http.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+    line, sent = b"X-Filler: " + b"x" * 8000 + b"\r\n", 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 4 * 1024**2 and not reader.at_eof():
+            writer.write(line)
+            await writer.drain()
+            sent += len(line)
+            await asyncio.sleep(0)
+    assert sent < 1024**2
+    with contextlib.suppress(ConnectionError):  # what it has not read resets the connection
+        assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+    writer.transport.abort()
 
 
 async def test_client_of_websockets_works_unchanged(

@@ -11,8 +11,8 @@ def test_a_replay_has_streams_and_subjects_of_its_own() -> None:
     live, replay = Streams(), Streams.of_replay("replay-monday")
 
     assert (replay.raw, replay.ticks) == ("replay-monday_RAW", "replay-monday_TICKS")
-    assert replay.every("raw") == "replay-monday.raw.>"
-    assert live.every("raw") == "market.raw.>"
+    assert replay.every("raw") == "replay-monday.raw.*.*.*"
+    assert live.tree("raw") == "market.raw.>"
     subject = raw_subject(3, "coinbase", "BTC-USD", replay.root)
     assert subject == "replay-monday.raw.3.coinbase.BTC-USD"
     assert product_of(subject) == ("coinbase", "BTC-USD")
