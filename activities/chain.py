@@ -28,6 +28,7 @@ from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.log import LogMessage, LogUnavailableError
 from streaming.broker.outbox import POSITION_HEADER
 from streaming.broker.work import position_at
+from streaming.tracing import annotate
 
 _SLACK_US = 5_000_000
 """The log's clock may be so far behind that of the ingestor that saw the gap."""
@@ -94,7 +95,9 @@ class ChainActivities:
         return chain.verified()
 
     def _subject(self, venue: str, product: str) -> str:
-        return ticks_subject(shard_of(venue, product, self._shards), venue, product)
+        shard = shard_of(venue, product, self._shards)
+        annotate(shard=shard)
+        return ticks_subject(shard, venue, product)
 
     def _read(self, venue: str, product: str, after: int) -> AsyncGenerator[LogMessage, None]:
         return self._log.read(self._stream, self._subject(venue, product), after=after)

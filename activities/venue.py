@@ -21,6 +21,7 @@ from models.records import ResyncMarker, marker_line
 from models.recovery import BY_TRADE_ID, UNKNOWN_VENUE, Fetch, Fetched, ResyncInput
 from models.subjects import raw_subject, shard_of
 from streaming.broker.log import Log
+from streaming.tracing import annotate
 from venues.coinbase.rest import MAX_PAGE, CoinbaseRest
 from venues.coinbase.rest_errors import CoinbaseRestError, MissingTradesError
 from venues.coinbase.rest_types import RestBook, RestTrade
@@ -130,8 +131,10 @@ class VenueActivities:
         marker = ResyncMarker(
             gap.resync_id, gap.feed, msgspec.Raw(body), last, accept_loss=gap.accept_loss
         )
+        shard = shard_of(gap.venue, gap.product, self._shards)
+        annotate(shard=shard)
         return await self._log.publish(
-            raw_subject(shard_of(gap.venue, gap.product, self._shards), gap.venue, gap.product),
+            raw_subject(shard, gap.venue, gap.product),
             marker_line(time.time_ns() // 1000, marker),
             message_id=f"{gap.resync_id}#{fetch.run}-{fetch.round_}-{fetch.after or 0}",
         )

@@ -107,9 +107,14 @@ class Audience:
         return client
 
     def leave(self, client: Client) -> None:
-        """Forget a client; may be called again."""
+        """Forget a client, and let nothing more be written to it; may be called again."""
         if client.left:
             return
+        self.release(client)
+        client.sink.close()
+
+    def release(self, client: Client) -> None:
+        """Forget a client whose connection goes on elsewhere."""
         client.left = True
         client.pending.clear()
         client.backfills.clear()
@@ -117,7 +122,6 @@ class Audience:
             client.backfilling.cancel()
         self._pacer.remove(client)
         self._remove(client)
-        client.sink.close()
         self._metrics.clients.dec()
 
     def catch_up(self, client: Client) -> None:
@@ -240,6 +244,7 @@ class Audience:
     def _conflate(self, client: Client) -> None:
         """Stop the increments of a slow client; its snapshots follow when it has drained."""
         if client.closes_when_slow:
+            self._metrics.too_slow.inc()
             client.sink.hang_up(TOO_SLOW, "you did not read fast enough; come again and resume")
             return
         for product, mask in self._remove(client).items():
@@ -279,9 +284,9 @@ class Audience:
             group = Group(client.selection)
             for product, mask in live.items():
                 group.listen(product, mask)
-            self._lagging[client] = None
+            self._note_lag(client, lags=True)
         else:
-            self._lagging.pop(client, None)
+            self._note_lag(client, lags=False)
             if not client.selection:
                 return
             # Its members get what is due so far, which the newcomer has in its snapshot; that may
@@ -291,6 +296,17 @@ class Audience:
             client.selection = group.selection
         client.group = group
         group.members[client.sink] = client
+
+    def _note_lag(self, client: Client, *, lags: bool) -> None:
+        """Note whether a client is still owed something before it can share a group."""
+        if lags == (client in self._lagging):
+            return
+        if lags:
+            self._lagging[client] = None
+            self._metrics.lagging.inc()
+        else:
+            del self._lagging[client]
+            self._metrics.lagging.dec()
 
     def _shared(self, selection: Selection) -> Group:
         """Return the group of everyone with this selection."""
@@ -310,7 +326,7 @@ class Audience:
     def _remove(self, client: Client) -> Live:
         """Take a client out of its group; return what it had live."""
         group, client.group = client.group, None
-        self._lagging.pop(client, None)
+        self._note_lag(client, lags=False)
         if group is None:
             return {}
         live = dict(group.masks)

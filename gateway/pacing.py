@@ -116,6 +116,7 @@ class Pace:
     def _lag(self, client: Client, key: Key) -> None:
         """Leave out a client that does not keep up; `resume` sends what it is owed."""
         if client.closes_when_slow and client.sink.overfull:
+            self._pacer.metrics.too_slow.inc()
             client.sink.hang_up(TOO_SLOW, "you did not read fast enough; come again and resume")
         else:
             self._owe(client, key)

@@ -104,6 +104,11 @@ class Product:
         self.paces: dict[Pace, None] = {}
         self.recent: deque[Batch] = deque()
 
+    @property
+    def subscribers(self) -> int:
+        """How many clients get messages of it as they come."""
+        return sum(len(group.members) for groups in self.audience.values() for group in groups)
+
     def take(self, message: LogMessage) -> tuple[Batch, list[bytes]]:
         """Apply a message of MD_TICKS; return its frames, and its lines that are statuses.
 

@@ -8,8 +8,10 @@ away the venue's socket is not read, so nothing is dropped here silently.
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 import structlog
@@ -21,7 +23,8 @@ from streaming.broker.log import Log
 from streaming.broker.outbox import Budget, Outbox
 from streaming.core.connection import ConnectionCounter, Lost
 from streaming.deadletters import DeadLetters
-from streaming.metrics import Counts
+from streaming.metrics import Collector, Counts, Readings
+from streaming.tracing import Step, Tracing, tracing
 
 MAX_WAITING_BYTES = 64 * 1024**2
 """Frames that may wait for the log; beyond it the venue's socket is not read."""
@@ -34,6 +37,13 @@ class _Head(msgspec.Struct):
     product_id: str = META_PRODUCT
 
 
+class _Receipt(msgspec.Struct):
+    """When a record was received, in µs."""
+
+    ts_ingest: int
+
+
+_decode_receipt = msgspec.json.Decoder(_Receipt).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 
 
@@ -52,7 +62,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Ingest:
-    """Stores what one venue's connections bring; see `models.feed.FrameSink`."""
+    """Stores what one venue's connections bring; see `models.feed.FrameSink`.
+
+    Attributes: metrics, all that it counts.
+    """
 
     def __init__(
         self,
@@ -63,17 +76,21 @@ class Ingest:
         tasks: asyncio.TaskGroup,
         *,
         route: Route = by_product_id,
+        line: str = "a",
     ) -> None:
         """Prepare; `tasks` takes the outboxes, `route` reads the venue's frames."""
         self._log = log
         self._route = route
         self._venue = venue
         self._tasks = tasks
+        self._tracing = tracing()
         self._shard_count = shard_count
         self._budget = Budget(MAX_WAITING_BYTES)
         self._outboxes: dict[str, Outbox] = {}
         self._numbers: dict[str, Counter[str]] = {}
         self._counters: dict[str, ConnectionCounter] = {}
+        self._ended: Counter[str] = Counter()
+        self._newest_us = time.time_ns() // 1000
         self.dead = DeadLetters(log, venue, tasks)
         self.counts = Counts(
             "md_ingest_messages_total", "Frames stored in MD_RAW", ("venue", "channel")
@@ -84,11 +101,66 @@ class Ingest:
         for product in (*products, META_PRODUCT):
             self._outboxes[product] = self._outbox(product)
         self._all = tuple(self._outboxes)
+        self.metrics: tuple[Collector, ...] = (
+            *(self.counts, self.lost, self.dead.counts),
+            *self._line_metrics(line),
+        )
+
+    def _line_metrics(self, line: str) -> tuple[Readings, ...]:
+        """Return what tells that a line brings less than it should, or nothing."""
+        venue, labels = self._venue, ("venue", "line")
+        self.lost.expect(venue)
+
+        def records() -> dict[tuple[str, ...], float]:
+            counters = (self._ended, *list(self._numbers.values()))
+            return {
+                (venue, line, product): sum(counter[product] for counter in counters)
+                for product in self._all
+            }
+
+        return (
+            Readings(
+                "md_ingest_records_total",
+                "Records put into MD_RAW for each product: frames and notes",
+                (*labels, "product"),
+                records,
+            ),
+            Readings(
+                "md_ingest_last_frame_timestamp_seconds",
+                "When the newest frame came, or this process started",
+                labels,
+                lambda: {(venue, line): self._newest_us / 1e6},
+            ),
+            Readings(
+                "md_ingest_connections",
+                "Open connections to the venue",
+                labels,
+                lambda: {(venue, line): len(self._numbers)},
+            ),
+            Readings(
+                "md_ingest_waiting_bytes",
+                "Bytes that wait for the log to take them",
+                labels,
+                lambda: {(venue, line): self._budget.used},
+            ),
+        )
 
     def _outbox(self, product: str) -> Outbox:
         shard = shard_of(self._venue, product, self._shard_count)
         subject = raw_subject(shard, self._venue, product)
-        return Outbox(self._log, subject, self._tasks, self._budget)
+        begin = (
+            None if self._tracing is None else partial(self._begin, self._tracing, product, shard)
+        )
+        return Outbox(self._log, subject, self._tasks, self._budget, begin=begin)
+
+    def _begin(self, tracing: Tracing, product: str, shard: int, line: bytes) -> Step | None:
+        """Begin the trace of a message at the receipt of its first frame, if it is to have one."""
+        if not tracing.sampled():
+            return None
+        since_us = _decode_receipt(line).ts_ingest
+        return tracing.begin(
+            "ingest", since_us=since_us, venue=self._venue, product=product, shard=shard
+        )
 
     def opened(self, conn: str) -> None:
         """Begin to count the records of a connection."""
@@ -98,6 +170,7 @@ class Ingest:
 
     def frame(self, ts_ingest_us: int, conn: str, frame: bytes) -> None:
         """Store one frame, or keep it as a dead letter with the reason."""
+        self._newest_us = ts_ingest_us
         try:
             kind, products, sequence_num = self._route(frame)
             frame.isascii() or frame.decode()
@@ -163,7 +236,8 @@ class Ingest:
         for product in self._outboxes:
             if self._numbers[conn][product]:
                 self._note(product, ts_ingest_us, conn, LineDown(reason))
-        del self._numbers[conn], self._counters[conn]
+        self._ended += self._numbers.pop(conn)
+        del self._counters[conn]
 
     def _note(self, product: str, ts_us: int, conn: str, note: LineDown | BadFrame) -> None:
         numbers = self._numbers[conn]

@@ -9,13 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
+
+LOOPBACK = "127.0.0.1"
+"""Where metrics are served unless METRICS_HOST says otherwise."""
 
 
 class Counts:
@@ -24,6 +27,15 @@ class Counts:
     def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
         self.values: Counter[tuple[str, ...]] = Counter()
         self._name, self._text, self._labels = name, text, labels
+        if not labels:
+            self.expect()
+
+    def expect(self, *labels: str) -> None:
+        """Show zero for these label values until something is counted.
+
+        Prometheus sees no increase where a count appears that it did not know before.
+        """
+        self.values[labels] += 0
 
     def collect(self) -> Iterable[Metric]:
         """Return the samples of this moment."""
@@ -34,7 +46,10 @@ class Counts:
 
 
 class Readings:
-    """One gauge that is read at scrape time: `read` returns values by label values."""
+    """One metric that is read at scrape time: `read` returns values by label values.
+
+    A gauge; or a counter, if its name ends with `_total`.
+    """
 
     def __init__(
         self,
@@ -47,7 +62,8 @@ class Readings:
 
     def collect(self) -> Iterable[Metric]:
         """Return the samples of this moment."""
-        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        kind = CounterMetricFamily if self._name.endswith("_total") else GaugeMetricFamily
+        family = kind(self._name, self._text, labels=self._labels)
         for labels, value in self._read().items():
             family.add_metric(labels, value)
         yield family
@@ -74,11 +90,19 @@ class Durations:
         yield family
 
 
-def serve_metrics(port: int, collectors: Iterable[Counts | Readings | Durations]) -> None:
-    """Serve /metrics on loopback; port 0 means not at all."""
-    if port == 0:
-        return
+Collector = Counts | Readings | Durations
+
+
+def registry_of(collectors: Iterable[Collector]) -> CollectorRegistry:
+    """Return what a worker's /metrics shows: its collectors, and the process's own figures."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     for collector in collectors:
         registry.register(collector)
-    start_http_server(port, addr="127.0.0.1", registry=registry)
+    return registry
+
+
+def serve_metrics(port: int, collectors: Iterable[Collector], *, host: str = LOOPBACK) -> None:
+    """Serve /metrics, until the process ends; port 0 means not at all."""
+    if port != 0:
+        start_http_server(port, addr=host, registry=registry_of(collectors))

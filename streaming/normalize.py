@@ -8,11 +8,13 @@ re-read short. Every publish is fenced, so a second normalizer on a shard cannot
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 import structlog
 
+from models.canonical import FEEDS
 from models.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
 from models.events import Decode, Invalid
 from models.resync import ResyncRequest
@@ -32,6 +34,7 @@ from streaming.core.normalizer import DEFAULT_HOLD, ProductNormalizer
 from streaming.core.outputs import Outputs
 from streaming.deadletters import DeadLetters
 from streaming.metrics import Counts, Readings
+from streaming.tracing import TRACEPARENT, Step, tracing
 
 CHECKPOINT_EVERY_S = 10.0
 """A product that changes is saved this often; a deep book less often, in proportion."""
@@ -54,7 +57,11 @@ class _Product:
 
 
 class Normalizer:
-    """Serves one shard of one venue until it is cancelled."""
+    """Serves one shard of one venue until it is cancelled.
+
+    Attributes, to be set before `run`: feeds, of which messages are published, all by default;
+    on_applied, called with the position in MD_RAW up to which everything has been applied.
+    """
 
     def __init__(
         self,
@@ -75,6 +82,9 @@ class Normalizer:
         self._budget = Budget(_BUDGET_BYTES)
         self._products: dict[str, _Product] = {}
         self._requests: set[asyncio.Task[int]] = set()
+        self._tracing = tracing()
+        self.feeds: frozenset[str] = frozenset(FEEDS)
+        self.on_applied: Callable[[int], None] | None = None
         self.dead = DeadLetters(log, venue, tasks, streams.root)
         self.ticks = Counts("md_ticks_total", "Canonical ticks", ("product", "shard"))
         self.gaps = Counts("md_seq_gap_total", "Gaps opened", ("product",))
@@ -98,7 +108,7 @@ class Normalizer:
     def _stale(self) -> dict[tuple[str, ...], float]:
         return {
             (name,): float(any(state != "live" for state in product.core.states.values()))
-            for name, product in self._products.items()
+            for name, product in list(self._products.items())
         }
 
     async def run(self) -> None:
@@ -107,12 +117,23 @@ class Normalizer:
         Raises:
             FencedError: by way of the task group, when another normalizer serves this shard.
         """
+        began_s = time.monotonic()
         after = await self._load()
-        _log.info("normalizing", shard=self._shard, products=len(self._products), after=after)
+        _log.info(
+            "normalizing",
+            shard=self._shard,
+            products=len(self._products),
+            after=after,
+            duration_ms=round((time.monotonic() - began_s) * 1000),
+        )
+        if self.on_applied is not None:
+            self.on_applied(after)
         reading = self._log.read(self._streams.raw, self._pattern("raw"), after=after)
         async with contextlib.aclosing(reading) as messages:
             async for message in messages:
                 await self._take(message)
+                if self.on_applied is not None:
+                    self.on_applied(message.seq)
                 await self._budget.room()
 
     def _pattern(self, kind: str) -> str:
@@ -133,7 +154,7 @@ class Normalizer:
             await self._restore(name)
         return min((product.applied for product in self._products.values()), default=0)
 
-    async def _restore(self, name: str) -> None:
+    async def _restore(self, name: str) -> _Product:
         """Bring one product to its checkpoint and find out what has been published since."""
         subject = ticks_subject(self._shard, self._venue, name, self._streams.root)
         newest = await self._log.last(self._streams.ticks, subject)
@@ -142,7 +163,7 @@ class Normalizer:
         )
         product = self._add(name, newest)
         if saved is None:
-            return
+            return product
         try:
             checkpoint = decode_checkpoint(saved.payload, saved.headers)
             lines = [bytes(line) for line in checkpoint.messages]
@@ -151,16 +172,17 @@ class Normalizer:
             # The log has everything; a checkpoint only saves time.
             _log.warning("ignoring an unreadable checkpoint", product=name, error=str(error))
             product.core = self._core(name)
-            return
+            return product
         product.applied = checkpoint.raw_seq
         product.published = max(product.published, checkpoint.raw_seq)
+        return product
 
     def _core(self, name: str) -> ProductNormalizer:
         return ProductNormalizer(
             self._venue, name, hold=self._hold, ticker_watermark=self._ticker_watermark
         )
 
-    def _add(self, name: str, newest: LogMessage | None = None) -> _Product:
+    def _add(self, name: str, newest: LogMessage | None) -> _Product:
         published = int(newest.headers.get(POSITION_HEADER, 0)) if newest is not None else 0
         outbox = Outbox(
             self._log,
@@ -172,6 +194,8 @@ class Normalizer:
         )
         product = _Product(name, self._core(name), outbox, 0, published, time.monotonic())
         self._products[name] = product
+        self.ticks.expect(name, str(self._shard))
+        self.gaps.expect(name)
         return product
 
     async def _take(self, message: LogMessage) -> None:
@@ -179,9 +203,11 @@ class Normalizer:
         name = message.subject.rpartition(".")[2]
         if name == META_PRODUCT:
             return
-        product = self._products.get(name) or self._add(name)
+        # Of a replay a product may have a checkpoint before its first record.
+        product = self._products.get(name) or await self._restore(name)
         if message.seq <= product.applied:
             return
+        step = None if self._tracing is None else self._step(product, message)
         events = self._decode(message.payload, name)
         out = Outputs()
         apply = product.core.apply
@@ -190,10 +216,21 @@ class Normalizer:
             if out.reread is not None:
                 await self._reread(product, out, before=message.seq)
         product.applied = message.seq
-        self._publish(product, message, out)
+        if len(self.feeds) < len(FEEDS):
+            out.keep(self.feeds)
+        self._publish(product, message, out, step)
         if events:
             self._lag_s = max(0.0, time.time() - events[-1].ts_ingest / 1e6)
         await self._maybe_save(product)
+
+    def _step(self, product: _Product, message: LogMessage) -> Step | None:
+        """Go on with the trace of a message, unless an earlier run has done so."""
+        parent = message.headers.get(TRACEPARENT)
+        if self._tracing is None or parent is None or message.seq <= product.published:
+            return None
+        return self._tracing.begin(
+            "normalize", parent, venue=self._venue, product=product.name, shard=self._shard
+        )
 
     async def _reread(self, product: _Product, out: Outputs, *, before: int) -> None:
         """Read again what a closed gate had let go, up to the marker that opens it."""
@@ -208,19 +245,25 @@ class Normalizer:
                 product.core.refill(self._decode(message.payload, product.name), out)
         product.core.refilled(out)
 
-    def _publish(self, product: _Product, message: LogMessage, out: Outputs) -> None:
+    def _publish(
+        self, product: _Product, message: LogMessage, out: Outputs, step: Step | None
+    ) -> None:
         """Hand outputs on, except those that an earlier run has published."""
         if out.lines and message.seq > product.published:
             product.outbox.put("\n".join(out.lines).encode(), message.seq)
+            if step is not None:
+                product.outbox.follow(step)
             self.ticks.values[product.name, str(self._shard)] += out.ticks
             self.gaps.values[product.name,] += out.gaps
+        elif step is not None:
+            step.end(lines=0)
         # Repeats of these two are recognized by their names, and a crash must not lose them.
         for request in out.requests:
-            self._request(request)
+            self._request(request, {} if step is None else step.ids)
         for invalid in out.invalid:
             self._bury(product.name, invalid, message)
 
-    def _request(self, request: ResyncRequest) -> None:
+    def _request(self, request: ResyncRequest, trace: Mapping[str, str]) -> None:
         subject = resync_subject(request.venue, request.product, self._streams.root)
         task = self._tasks.create_task(
             self._log.publish(subject, msgspec.json.encode(request), message_id=request.resync_id)
@@ -235,6 +278,7 @@ class Normalizer:
             after=request.after,
             before=request.before,
             resync_id=request.resync_id,
+            **trace,
         )
 
     def _bury(self, product: str, invalid: Invalid, message: LogMessage) -> None:
@@ -274,6 +318,11 @@ class Normalizer:
             headers=headers,
         )
         product.saved_at = time.monotonic()
+
+    async def flush(self) -> None:
+        """Wait until everything that has been applied so far is stored."""
+        for product in self._products.values():
+            await product.outbox.flush()
 
     async def stop(self) -> None:
         """Store what is on its way and a checkpoint of every product."""

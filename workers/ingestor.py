@@ -18,13 +18,14 @@ async def ingest(settings: Settings, stop: asyncio.Event) -> None:
     config, venue = feed_config(settings), VENUES[settings.ingest_venue]
     name = f"ingestor-{settings.ingest_line}"
     async with (
-        await JetStreamLog.connect(settings.nats_urls, name=name) as log,
+        await JetStreamLog.of(settings, name=name) as log,
         asyncio.TaskGroup() as tasks,
     ):
         await log.ensure_streams(settings)
         products, shards = settings.coinbase_products, settings.shard_count
-        sink = Ingest(log, venue.name, products, shards, tasks, route=venue.route)
-        serve_metrics(settings.metrics_port, (sink.counts, sink.lost, sink.dead.counts))
+        line = settings.ingest_line
+        sink = Ingest(log, venue.name, products, shards, tasks, route=venue.route, line=line)
+        serve_metrics(settings.metrics_port, sink.metrics, host=settings.metrics_host)
         feeding = tasks.create_task(CoinbaseFeed(config, sink).run())
         await stop.wait()
         feeding.cancel()

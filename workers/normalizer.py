@@ -4,35 +4,51 @@ import asyncio
 import sys
 
 from models.settings import Settings
+from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
 from streaming.core.hold import Hold
 from streaming.core.normalizer import DEFAULT_HOLD
 from streaming.metrics import serve_metrics
 from streaming.normalize import Normalizer
 from workers.process import STOP_WITHIN_S, run_worker
-from workers.venue import VENUES
+from workers.venue import VENUES, Venue
+
+
+def make_normalizer(
+    log: JetStreamLog,
+    settings: Settings,
+    streams: Streams,
+    venue: Venue,
+    shard: int,
+    tasks: asyncio.TaskGroup,
+) -> Normalizer:
+    """Return a shard's normalizer as these settings want it, live or in a replay."""
+    hold = Hold(
+        DEFAULT_HOLD.messages,
+        settings.resync_max_queue_ms * 1000,
+        settings.resync_stale_ms * 1000,
+    )
+    return Normalizer(
+        log,
+        streams,
+        venue.name,
+        shard,
+        venue.decode,
+        tasks,
+        hold=hold,
+        ticker_watermark="ticker" in settings.coinbase_channels,
+    )
 
 
 async def normalize(settings: Settings, stop: asyncio.Event) -> None:
     """Normalize the shard of these settings until told to stop."""
     name = f"normalizer-{settings.shard_index}"
     venue = VENUES[settings.ingest_venue]
-    async with await JetStreamLog.connect(settings.nats_urls, name=name) as log:
+    async with await JetStreamLog.of(settings, name=name) as log:
         await log.ensure_streams(settings)
         async with asyncio.TaskGroup() as tasks:
-            normalizer = Normalizer(
-                log,
-                settings.streams,
-                venue.name,
-                settings.shard_index,
-                venue.decode,
-                tasks,
-                hold=Hold(
-                    DEFAULT_HOLD.messages,
-                    settings.resync_max_queue_ms * 1000,
-                    settings.resync_stale_ms * 1000,
-                ),
-                ticker_watermark="ticker" in settings.coinbase_channels,
+            normalizer = make_normalizer(
+                log, settings, settings.streams, venue, settings.shard_index, tasks
             )
             serve_metrics(
                 settings.metrics_port,
@@ -43,6 +59,7 @@ async def normalize(settings: Settings, stop: asyncio.Event) -> None:
                     normalizer.stale,
                     normalizer.dead.counts,
                 ),
+                host=settings.metrics_host,
             )
             reading = tasks.create_task(normalizer.run())
             await stop.wait()

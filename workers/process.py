@@ -13,9 +13,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 import uvloop
+from structlog.types import EventDict, Processor
 
 from models.settings import Settings, SettingsError, load_settings
 from streaming.broker.log import LogError
+from streaming.tracing import trace_ids, traced
 
 EXIT_BAD_SETTINGS = 2
 EXIT_FAILED = 1
@@ -34,20 +36,41 @@ Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 
 def configure_logging(level: str) -> None:
-    """Log JSON lines to stderr; a person at a terminal gets them rendered."""
+    """Log JSON lines to stderr; a person at a terminal gets them rendered.
+
+    Libraries that log by the standard module come out alike, from `warning` on.
+    """
     person = sys.stderr.isatty()
+    steps: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_trace,
+    ]
+    if not person:  # who gets the traceback in colours
+        steps.append(structlog.processors.format_exc_info)
+    render = structlog.dev.ConsoleRenderer() if person else structlog.processors.JSONRenderer()
+    least = logging.getLevelNamesMapping()[level]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if person else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        processors=[*steps, render],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *steps],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(least, logging.WARNING), force=True)
+
+
+def _add_trace(_: object, __: str, event: EventDict) -> EventDict:
+    """Name the trace in which a line is logged, if there is one."""
+    event.update(trace_ids())
+    return event
 
 
 def run_worker(
@@ -65,7 +88,8 @@ def run_worker(
         return EXIT_BAD_SETTINGS
     configure_logging(settings.log_level)
     structlog.contextvars.bind_contextvars(worker=name)
-    return uvloop.run(_until_stopped(name, work, settings, (*_TOLD, *told)))
+    with traced(settings, name):
+        return uvloop.run(_until_stopped(name, work, settings, (*_TOLD, *told)))
 
 
 def die_with_parent() -> None:

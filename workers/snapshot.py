@@ -16,13 +16,13 @@ from workers.snapshotter import Snapshotter
 async def snapshot(settings: Settings, stop: asyncio.Event) -> None:
     """Keep the rows up to date until told to stop."""
     async with AsyncExitStack() as stack:
-        log = await JetStreamLog.connect(settings.nats_urls, name="snapshot")
+        log = await JetStreamLog.of(settings, name="snapshot")
         await stack.enter_async_context(log)
         await log.ensure_streams(settings)
         store = await stack.enter_async_context(latest_store(settings, create=True))
         period_s = settings.snapshot_period_ms / 1000
         snapshotter = Snapshotter(log, settings.streams, store, period_s)
-        serve_metrics(settings.metrics_port, snapshotter.metrics)
+        serve_metrics(settings.metrics_port, snapshotter.metrics, host=settings.metrics_host)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(snapshotter.read()),

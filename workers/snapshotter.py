@@ -149,7 +149,7 @@ class Snapshotter:
         """
         after = await self._restore()
         turn_bytes = 0
-        messages = self._log.read(self._streams.ticks, "market.ticks.>", after=after)
+        messages = self._log.read(self._streams.ticks, self._streams.every("ticks"), after=after)
         async with aclosing(messages):
             async for message in messages:
                 self._take(message)
@@ -196,10 +196,10 @@ class Snapshotter:
         async for row in self._store.all():
             if row.epoch == self._epoch:
                 self._restore_row(row)
-        for subject in await self._log.subjects(self._streams.state, "market.state.>"):
+        for subject in await self._log.subjects(self._streams.state, self._streams.every("state")):
             await self._restore_checkpoint(subject)
         # Subjects after checkpoints: one that appears in between is beyond all that is known.
-        subjects = await self._log.subjects(self._streams.ticks, "market.ticks.>")
+        subjects = await self._log.subjects(self._streams.ticks, self._streams.every("ticks"))
         reached = [self._product(*product_of(subject)).position for subject in subjects]
         _log.info("reading on", products=len(self._products), after=min(reached, default=0))
         return min(reached, default=0)

@@ -85,13 +85,14 @@ def venue_worker(
 
 async def recover(settings: Settings, stop: asyncio.Event) -> None:
     """Recover gaps until told to stop; what runs at that moment goes on at the next start."""
-    outcome = OutcomeActivities()
+    outcome = OutcomeActivities(settings.coinbase_products)
     async with AsyncExitStack() as stack:
-        log = await JetStreamLog.connect(settings.nats_urls, name="temporal-worker")
+        log = await JetStreamLog.of(settings, name="temporal-worker")
         await stack.enter_async_context(log)
         await log.ensure_streams(settings)
         rest = await stack.enter_async_context(rest_client(settings))
-        serve_metrics(settings.metrics_port, (outcome.total, outcome.seconds))
+        collectors = (outcome.total, outcome.seconds)
+        serve_metrics(settings.metrics_port, collectors, host=settings.metrics_host)
         client = await until(stop, connect_patiently(settings))
         if client is not None:
             await _serve(client, log, settings, rest, outcome, stop)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from streaming.broker.log import Log
+from streaming.tracing import TRACEPARENT, Step
 
 MAX_BATCH_BYTES = 512 * 1024
 """A batch is closed when it has grown beyond this; a larger entry travels alone."""
@@ -26,6 +27,11 @@ class Budget:
         self._used = 0
         self._free = asyncio.Event()
         self._free.set()
+
+    @property
+    def used(self) -> int:
+        """Bytes that wait now."""
+        return self._used
 
     def take(self, size: int) -> None:
         """Count bytes in. Never refuses: callers wait for `room` between their bunches."""
@@ -46,11 +52,15 @@ class Budget:
 
 @dataclass(slots=True)
 class _Batch:
-    """Lines that travel together, their bytes with line breaks, and the newest position."""
+    """Lines that travel together, their bytes with line breaks, and the newest position.
+
+    `step`: what the message is published under, if it is traced.
+    """
 
     lines: list[bytes] = field(default_factory=list)
     size: int = 0
     position: int = 0
+    step: Step | None = None
 
 
 class Outbox:
@@ -70,12 +80,14 @@ class Outbox:
         fenced_after: int | None = None,
         position: int = 0,
         on_stored: Callable[[int, int], None] | None = None,
+        begin: Callable[[bytes], Step | None] | None = None,
     ) -> None:
         """Prepare.
 
         `fenced_after`: position of the subject's newest message, or none for no fence;
         `position`: the MD_RAW position that this message speaks for; `on_stored(position in the
-        stream, MD_RAW position)` is called after each publish.
+        stream, MD_RAW position)` is called after each publish; `begin(first line)` is called
+        before, and may begin the trace of that message.
         """
         self._log = log
         self._subject = subject
@@ -85,6 +97,7 @@ class Outbox:
         self.last = fenced_after or 0
         self._position = position
         self._on_stored = on_stored
+        self._begin = begin
         self._sealed: deque[_Batch] = deque()
         self._open = _Batch()
         self._task: asyncio.Task[None] | None = None
@@ -105,6 +118,15 @@ class Outbox:
         self._budget.take(size + 1)
         if self._task is None:
             self._task = self._tasks.create_task(self._drain(), name=f"outbox {self._subject}")
+
+    def follow(self, step: Step) -> None:
+        """Publish what was queued last under this step, which ends once it is stored."""
+        batch = self._open
+        if batch.step is None:
+            batch.step = step
+        else:  # one message has one trace
+            step.link(batch.step)
+            step.end()
 
     @property
     def idle(self) -> bool:
@@ -131,9 +153,12 @@ class Outbox:
         position = batch.position
         headers: Mapping[str, str] | None = None
         unfinished: Mapping[str, str] | None = None
+        step = batch.step if self._begin is None else self._begin(batch.lines[0])
         if self._fenced:
             headers = {POSITION_HEADER: str(position)}
             unfinished = {POSITION_HEADER: str(self._position)}
+        if step is not None:
+            headers = {**(headers or {}), TRACEPARENT: step.header}
         self.last = await self._log.publish(
             self._subject,
             b"\n".join(batch.lines),
@@ -143,5 +168,7 @@ class Outbox:
         )
         self._position = position
         self._budget.give(batch.size)
+        if step is not None:
+            step.end(position=self.last, lines=len(batch.lines), bytes=batch.size)
         if self._on_stored is not None:
             self._on_stored(self.last, position)

@@ -3,6 +3,7 @@
 One `Outputs` collects over a whole MD_RAW message; the shell publishes it and takes a new one.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from models.events import Invalid
@@ -21,3 +22,15 @@ class Outputs:
     reread: int | None = None
     """Set by a marker behind a gate that let go what it held: the shell must read MD_RAW again
     from this position to the marker's, hand it to `refill` and end with `refilled`."""
+
+    def keep(self, feeds: Collection[str]) -> None:
+        """Drop what is said of other feeds."""
+        self.lines = [line for line in self.lines if _feed_of(line) in feeds]
+        self.requests = [request for request in self.requests if request.feed in feeds]
+        self.ticks = sum('"type":"tick"' in line for line in self.lines)
+        self.gaps = sum('"state":"gap"' in line for line in self.lines)
+
+
+def _feed_of(line: str) -> str:
+    """Return a canonical line's feed; nothing before it can hold these words."""
+    return line.partition('"feed":"')[2].partition('"')[0]

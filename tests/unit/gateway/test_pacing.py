@@ -161,6 +161,7 @@ def test_slow_client_that_wants_to_be_closed_is(loop: Turns, hub: Hub) -> None:
         apply(hub, tick(seq))
         loop.sleep(1)
     assert guest.pipe.closed_with == 4001
+    assert "md_gateway_too_slow_total 1.0" in hub.metrics.render().decode()
     assert other.seqs()[-1] == ("max_rate", 9)
 
 

@@ -148,6 +148,12 @@ class Gateway(RuleBasedStateMachine):
         for guest in self.guests:
             guest.hear()
 
+    @invariant()
+    def lagging_clients_are_counted(self) -> None:
+        """Compare the gauge with how many there are."""
+        (gauge,) = self.hub.metrics.lagging.collect()
+        assert gauge.samples[0].value == len(self.hub._audience._lagging)
+
     def teardown(self) -> None:
         """Let everybody catch up: then nothing is missing, and nothing is left behind."""
         for number, guest in enumerate(self.guests):
@@ -172,7 +178,9 @@ class Gateway(RuleBasedStateMachine):
         assert not self.hub._audience._lagging
         assert not self.hub._audience._groups
         assert not self.hub._audience._pacer._paces
-        assert "md_gateway_clients 0.0" in self.hub.metrics.render().decode()
+        text = self.hub.metrics.render().decode()
+        assert "md_gateway_clients 0.0" in text
+        assert "md_gateway_lagging_clients 0.0" in text
 
 
 Gateway.TestCase.settings = settings(deadline=None, max_examples=150, stateful_step_count=60)
