@@ -78,6 +78,10 @@ def watch(
         float | None, typer.Option(min=0, help="Stop after so many seconds.")
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a gateway.")] = WAIT_S,
+    namespace: Annotated[
+        str | None,
+        typer.Option(help="Watch this replay, such as replay-monday, instead of what is live."),
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LEDGERFLUX_API_KEY", help="Key, where the gateway asks.")
     ] = None,
@@ -92,6 +96,7 @@ def watch(
         url or _default_url(),
         products or ["*"],
         _feeds(feeds),
+        namespace=namespace,
         api_key=api_key,
         give_up_after_s=wait,
         notify=_say if board is None else board.notice,

@@ -34,6 +34,7 @@ _FINAL_CODES = {
     _TOO_LARGE: "a message to the gateway is beyond 1 MB: mend the client",
     4401: "the API key is not valid: get a valid one",
     4408: "no API key came in time: give one",
+    4410: "the replay has been deleted",
 }
 _FINAL_STATUS = frozenset({400, 401, 403, 404})
 _AWAY = (OSError, TimeoutError, ConnectionClosed, InvalidHandshake)

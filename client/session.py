@@ -26,6 +26,10 @@ MAX_STATUSES = 32
 """Status messages that are remembered per chain, so that none comes twice after a break."""
 
 
+_OF_NAMESPACE = frozenset({"unknown_namespace", "other_namespace", "too_many_replays"})
+"""Errors that another position would not cure."""
+
+
 class _Envelope(msgspec.Struct):
     """The part of a server message that each message of data needs; `data` tells what it is."""
 
@@ -269,10 +273,10 @@ class Session:
         """Ask without a position if there was one, since that may be what was wrong.
 
         Raises:
-            GatewayRefusedError: there was none.
+            GatewayRefusedError: there was none, or it was not that.
         """
         request = self._unanswered.popleft() if self._unanswered else None
-        if request is None or not request.resumes:
+        if request is None or not request.resumes or error.code in _OF_NAMESPACE:
             raise GatewayRefusedError(error.code, error.msg)
         for key in request.resumes:
             self._lose(key, error.code)

@@ -44,6 +44,7 @@ class Subscriber:
         on_slow: OnSlow = "conflate",
         on_broken: OnBroken = "resync",
         resume: Position | None = None,
+        namespace: str | None = None,
         api_key: str | None = None,
         give_up_after_s: float | None = None,
         notify: Callable[[str], None] | None = None,
@@ -64,9 +65,14 @@ class Subscriber:
         `on_broken`: what to do when a message does not link. `resync` asks the gateway for what is
         missing, and the consumer sees nothing of it; `raise` ends the iteration.
 
-        `resume`: go on from a stored `position`. `give_up_after_s`: how long to try for a
-        connection each time, none for ever. `notify` is told in a sentence when the connection
-        comes and goes, and when a chain breaks or begins anew.
+        `resume`: go on from a stored `position`.
+
+        `namespace`: subscribe to this replay, such as `replay-monday`, instead of what is live; its
+        positions are its own.
+
+        `give_up_after_s`: how long to try for a connection each time, none for ever. `notify` is
+        told in a sentence when the connection comes and goes, and when a chain breaks or begins
+        anew.
 
         Raises:
             ValueError: the options do not fit together, or `resume` is no position.
@@ -75,7 +81,7 @@ class Subscriber:
             raise ValueError("max_rate sends only the newest state: there is nothing to resume")
         notify = notify or _ignore
         subscription = Subscription(
-            products, feeds, depth=depth, max_rate=max_rate, on_slow=on_slow
+            products, feeds, depth=depth, max_rate=max_rate, on_slow=on_slow, namespace=namespace
         )
         self._connector = Connector(url, api_key, give_up_after_s, notify)
         self._session = Session(subscription, resume, on_broken, notify)

@@ -95,8 +95,9 @@ class Subscription:
         depth: Depth = "full",
         max_rate: float | None = None,
         on_slow: OnSlow = "conflate",
+        namespace: str | None = None,
     ) -> None:
-        """Prepare.
+        """Prepare; `namespace` is a replay's, none what is live.
 
         Raises:
             ValueError: no product or no feed is named.
@@ -111,6 +112,8 @@ class Subscription:
             self._options["max_rate"] = max_rate
         if on_slow != "conflate":
             self._options["on_slow"] = on_slow
+        if namespace is not None:
+            self._options["namespace"] = namespace
         self.resumable = max_rate is None
 
     def wants(self, key: Key) -> bool:

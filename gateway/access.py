@@ -10,13 +10,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from gateway.group import Client
 from gateway.sink import Sink
 from models.settings import Settings
 from models.token_bucket import TokenBucket
+
+if TYPE_CHECKING:
+    from gateway.session import Session
 
 AUTH_WITHIN_S = 5.0
 """A client without a key in its handshake must send it within this time."""
@@ -102,17 +105,22 @@ class Keys:
 class Guest:
     """One connection that has come in.
 
-    Attributes: sink, its way out; address; key, what its key is known by, or none; client, once
+    Attributes: sink, its way out; address; key, what its key is known by, or none; session, once
     it is a subscriber.
     """
 
-    __slots__ = ("address", "client", "key", "sink")
+    __slots__ = ("address", "key", "session", "sink")
 
     def __init__(self, sink: Sink, address: str) -> None:
         self.sink = sink
         self.address = address
         self.key: bytes | None = None
-        self.client: Client | None = None
+        self.session: Session | None = None
+
+    def catch_up(self) -> None:
+        """Write at once what is due to it."""
+        if self.session is not None:
+            self.session.catch_up()
 
 
 class Access:

@@ -19,6 +19,7 @@ from gateway.frames import json_frame
 from gateway.hub import Hub
 from gateway.protocol import Auth, Authenticated, ClientError, parse_request
 from gateway.readiness import Readiness
+from gateway.replays import Replays
 from gateway.session import Session
 from gateway.sink import Sink
 
@@ -53,14 +54,15 @@ class GatewayApp(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def create_app(hub: Hub, readiness: Readiness, access: Access) -> FastAPI:
-    """Build the application around a hub."""
+def create_app(hub: Hub, replays: Replays, readiness: Readiness, access: Access) -> FastAPI:
+    """Build the application around the live hub and those of replays."""
     app = GatewayApp(
         title="LedgerFlux gateway",
         description="Market data over one WebSocket: a snapshot, then every change after it. "
         'Connect to `/ws` and send `{"op":"subscribe","products":["BTC-USD"]}`.',
     )
     app.state.hub = hub
+    app.state.replays = replays
     app.state.readiness = readiness
     app.state.access = access
     app.state.pages = 0
@@ -73,6 +75,11 @@ def create_app(hub: Hub, readiness: Readiness, access: Access) -> FastAPI:
 def _hub(connection: HTTPConnection) -> Hub:
     hub: Hub = connection.app.state.hub
     return hub
+
+
+def _replays(connection: HTTPConnection) -> Replays:
+    replays: Replays = connection.app.state.replays
+    return replays
 
 
 def _readiness(connection: HTTPConnection) -> Readiness:
@@ -142,17 +149,21 @@ async def _known(websocket: WebSocket, guest: Guest, access: Access) -> bool:
 
 async def _subscribe(websocket: WebSocket, guest: Guest) -> None:
     """Answer each message of a guest until it leaves."""
-    hub = _hub(websocket)
-    client = guest.client = hub.join(guest.sink)
-    session = Session(hub, client)
+    hub, replays = _hub(websocket), _replays(websocket)
+    session = guest.session = Session(hub, hub.join(guest.sink))
     try:
         while (message := await _next(websocket, guest)) is not None:
-            session.receive(message.get("text"))
+            request = session.receive(message.get("text"))
+            if request is not None:
+                await session.attach(request, replays)
+    except RefusedError as refused:
+        hub.metrics.refused.labels(refused.code).inc()
+        guest.sink.hang_up(refused.close_code, refused.msg)
     except Exception:
         guest.sink.hang_up(_INTERNAL_ERROR, "an error in the gateway: connect again")
         raise
     finally:
-        hub.leave(client)
+        session.end(replays)
 
 
 async def _next(websocket: WebSocket, guest: Guest) -> Message | None:

@@ -82,7 +82,8 @@ class Catalogue:
     def _unknown(self, names: list[str]) -> ClientError:
         return ClientError(
             "unknown_product",
-            f"not known here: {_listed(names)}; known: {_listed(sorted(self._named))}. "
+            f"not known here: {_listed(names)}; known: "
+            f"{_listed(sorted(self._named)) or 'none'}. "
             'Name known products, or ["*"] for all.',
         )
 

@@ -12,7 +12,6 @@ import structlog
 
 from gateway.access import Access, Guest
 from gateway.frames import json_frame
-from gateway.hub import Hub
 from gateway.protocol import Drain
 from models.settings import Settings
 
@@ -33,27 +32,28 @@ def drain_bound_s(settings: Settings) -> float:
     return settings.gateway_drain_s + MARGIN_S + SHUTDOWN_S
 
 
-async def drain(access: Access, hub: Hub, spread_s: float) -> None:
+async def drain(access: Access, spread_s: float) -> None:
     """Have everybody leave within `spread_s` and the margin; 0 means at once, without a word."""
-    served = [guest for guest in access.guests if guest.client is not None]
+    served = [guest for guest in access.guests if guest.session is not None]
     _log.info("draining", clients=len(served), seconds=spread_s)
     for guest in tuple(access.guests):
-        if guest.client is None or not spread_s:
-            _send_away(guest, hub)
+        if guest.session is None or not spread_s:
+            _send_away(guest)
     if not spread_s:
         return
     loop = asyncio.get_running_loop()
-    hub.flush()
     timers = []
     for guest, share_s in zip(served, shares(len(served), spread_s), strict=True):
+        guest.catch_up()
         word = Drain(reconnect_ms=round(share_s * 1000))
         guest.sink.write(json_frame(word.model_dump()))
-        timers.append(loop.call_later(share_s + MARGIN_S, _send_away, guest, hub))
+        timers.append(loop.call_later(share_s + MARGIN_S, _send_away, guest))
     try:
         async with asyncio.timeout(spread_s + MARGIN_S):
             await access.empty.wait()
     except TimeoutError:
-        hub.flush()  # whoever is left is closed with the server
+        for guest in access.guests:  # whoever is left is closed with the server
+            guest.catch_up()
     finally:
         for timer in timers:
             timer.cancel()
@@ -66,8 +66,7 @@ def shares(count: int, spread_s: float) -> list[float]:
     return moments
 
 
-def _send_away(guest: Guest, hub: Hub) -> None:
+def _send_away(guest: Guest) -> None:
     """Give a guest what is still due to it, and close."""
-    if guest.client is not None:
-        hub.catch_up(guest.client)
+    guest.catch_up()
     guest.sink.hang_up(RESTARTS, "the gateway restarts: come again")

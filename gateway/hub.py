@@ -76,9 +76,10 @@ class Hub:
         limits: Limits | None = None,
         *,
         venue: str = "coinbase",
+        metrics: Metrics | None = None,
     ) -> None:
         """Prepare to serve; `products`: those configured of a venue; more appear as they come."""
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.ledger = Ledger()
         self.limits = limits = limits or Limits()
         self.loop = loop
@@ -154,6 +155,10 @@ class Hub:
     def leave(self, client: Client) -> None:
         """Forget a client; may be called again."""
         self._audience.leave(client)
+
+    def release(self, client: Client) -> None:
+        """Forget a client whose connection goes on with another hub."""
+        self._audience.release(client)
 
     def catch_up(self, client: Client) -> None:
         """Write at once what is due to a client, so that a reply can follow it."""

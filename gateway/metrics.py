@@ -19,6 +19,11 @@ class Metrics:
         self.clients = Gauge(
             "md_gateway_clients", "WebSocket subscribers connected now.", registry=self._registry
         )
+        self.replays = Gauge(
+            "md_gateway_replays",
+            "Replays that subscribers are attached to, or were seconds ago.",
+            registry=self._registry,
+        )
         self.deliveries = Counter(
             "md_gateway_deliveries_total",
             "Canonical messages handed to subscribers after their snapshots.",
@@ -27,6 +32,16 @@ class Metrics:
         self.conflated = Counter(
             "md_gateway_conflated_total",
             "Times that a slow subscriber's increments gave way to a snapshot.",
+            registry=self._registry,
+        )
+        self.lagging = Gauge(
+            "md_gateway_lagging_clients",
+            "Subscribers that are still owed snapshots or a part of the past.",
+            registry=self._registry,
+        )
+        self.too_slow = Counter(
+            "md_gateway_too_slow_total",
+            "Subscribers that were closed because they did not read fast enough, as they wanted.",
             registry=self._registry,
         )
         self.messages = Counter(
@@ -49,6 +64,13 @@ class Metrics:
             ["venue", "reason"],
             registry=self._registry,
         )
+
+    def of_replay(self) -> "Metrics":
+        """Return a replay's own: its subscribers count here, what it reads does not."""
+        own = Metrics()
+        own.clients, own.deliveries, own.conflated = self.clients, self.deliveries, self.conflated
+        own.too_slow = self.too_slow
+        return own
 
     def render(self) -> bytes:
         """Return the Prometheus text."""

@@ -21,6 +21,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from models.canonical import FEEDS, Feed
+from models.subjects import NAMESPACE_PATTERN
 from streaming.core.resume import Unrecoverable
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -50,7 +51,8 @@ Refusal = Literal["epoch", "busy"] | Unrecoverable
 ErrorCode = Literal[
     "bad_json", "not_text", "too_large", "unknown_op", "missing_field", "unknown_field",
     "bad_field", "unknown_product", "ambiguous_product", "too_many_products",
-    "too_many_subscriptions", "covered_by_all", "unauthorized",
+    "too_many_subscriptions", "covered_by_all", "unauthorized", "unknown_namespace",
+    "other_namespace", "too_many_replays",
 ]  # fmt: skip
 
 
@@ -74,6 +76,7 @@ Product = Annotated[str, Field(strict=True, min_length=1, max_length=64)]
 Products = Annotated[tuple[Product, ...], Field(min_length=1, max_length=MAX_PRODUCTS)]
 Feeds = Annotated[tuple[Feed, ...], Field(min_length=1, max_length=16)]
 Seq = Annotated[StrictInt, Field(ge=0, lt=2**63)]
+Namespace = Annotated[str, Field(strict=True, pattern=NAMESPACE_PATTERN)]
 Id = StrictInt | Annotated[str, Field(strict=True, max_length=256)]
 
 
@@ -98,6 +101,8 @@ class Subscribe(_Request):
     """Messages a second of each product and feed, at most; then snapshots come."""
     on_slow: Literal["conflate", "disconnect"] = "conflate"
     """What happens to a client that does not read fast enough."""
+    namespace: Namespace | None = None
+    """The replay that this is about; none means what the connection has, at first live data."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -176,6 +181,8 @@ class Subscribed(_Answer):
     products: tuple[str, ...]
     feeds: tuple[Feed, ...]
     epoch: str
+    namespace: str | None = None
+    """The replay that follows; absent if it is live data."""
 
 
 class Unsubscribed(_Answer):
@@ -290,6 +297,7 @@ _POSSIBLE = {
     "epoch": "the text that `subscribed` gave",
     "max_rate": "a number from 0.1 to 1000",
     "on_slow": '"conflate" or "disconnect"',
+    "namespace": "the name of a replay, such as replay-monday",
     "id": "a whole number, or text of up to 256 characters",
     "key": "text",
 }

@@ -197,9 +197,9 @@ async def status(hub: HubOf, readiness: ReadinessOf, access: AccessOf) -> Status
 
 
 def _state_of(guest: Guest) -> str:
-    client = guest.client
-    if client is None:
+    if guest.session is None:
         return "unauthorized"
+    client = guest.session.client
     if client.sink.paused or client.pending:
         return "lagging"
     if client.backfills:

@@ -24,6 +24,7 @@ from gateway.listening import Place, places
 from gateway.protocol import HARD_MAX_MESSAGE_BYTES
 from gateway.reader import follow
 from gateway.readiness import Readiness
+from gateway.replays import Replays
 from models.settings import Settings
 from storage.latest_store import latest_store
 from streaming.broker.jetstream import JetStreamLog
@@ -85,11 +86,12 @@ async def serve(
         venue=settings.ingest_venue,
     )
     readiness = Readiness()
-    server = _Server(_config(settings, create_app(hub, readiness, access)))
+    replays = Replays(settings, hub.metrics)
+    server = _Server(_config(settings, create_app(hub, replays, readiness, access)))
     if handover is not None:
         hub.metrics.process = str(place.index)
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with replays, asyncio.TaskGroup() as tasks:
             readiness.reading = tasks.create_task(_follow(settings, hub, readiness), name="reader")
             stopping = tasks.create_task(stop.wait(), name="stop")
             taking = tasks.create_task(_take_over(readiness, handover), name="hand-over")
@@ -100,13 +102,13 @@ async def serve(
             readiness.draining = True
             if handover is not None and handover.replaced:
                 server.stop_accepting()
-            await drain(access, hub, settings.gateway_drain_s)
+            await drain(access, settings.gateway_drain_s)
             server.should_exit = True
             await serving
             for task in (readiness.reading, stopping, taking):
                 task.cancel()
     except asyncio.CancelledError:
-        await drain(access, hub, 0)  # the close at least
+        await drain(access, 0)  # the close at least
         raise
 
 
@@ -120,7 +122,7 @@ async def _take_over(readiness: Readiness, handover: Handover | None) -> None:
 async def _follow(settings: Settings, hub: Hub, readiness: Readiness) -> None:
     """Connect to the log and follow it."""
     async with (
-        await JetStreamLog.connect(settings.nats_urls, name="gateway") as log,
+        await JetStreamLog.of(settings, name="gateway") as log,
         _lake_rungs(settings, log) as rungs,
     ):
         readiness.connected = lambda: log.connected
@@ -157,6 +159,7 @@ def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         proxy_headers=bool(proxies),
         forwarded_allow_ips=proxies,
         lifespan="off",
+        log_config=None,
         log_level=_UVICORN_LEVEL[settings.log_level],
         access_log=False,
         backlog=_BACKLOG,

@@ -56,7 +56,9 @@ async def warm_up(log: Log, hub: Hub, streams: Streams, rows: OpenRows | None = 
     if rows is not None:
         await _load_rows(log, hub, streams, rows, start, subjects)
     reached = [start.applied.get(product_of(subject), 0) for subject in subjects]
-    start.after = min(min(reached, default=0), await _ring_start(log, hub, streams))
+    wanted = min(min(reached, default=0), await _ring_start(log, hub, streams))
+    # The ring must not seem to hold what the log has dropped: that is in the lake, if anywhere.
+    start.after = max(wanted, (await log.extent(streams.ticks)).first - 1)
     for subject in subjects:
         newest = await log.last(streams.ticks, subject)
         # Not the stream's own end: its newest messages may have expired, and never come.
@@ -94,7 +96,8 @@ async def _load(log: Log, hub: Hub, streams: Streams, subject: str, start: Start
     product = product_of(subject)
     try:
         checkpoint = decode_checkpoint(message.payload, message.headers)
-        if checkpoint.ticks_seq <= start.applied.get(product, 0):
+        # What a replay begins from is at position 0: before all that it says.
+        if checkpoint.ticks_seq <= start.applied.get(product, -1):
             return
         hub.restore(*product, [bytes(line) for line in checkpoint.messages])
     except msgspec.DecodeError as error:

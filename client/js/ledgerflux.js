@@ -49,6 +49,8 @@
  * @property {"resync" | "raise"} [onBroken]  When a message does not link: ask for what is missing,
  *   or throw.
  * @property {Position} [resume]  Go on from a stored `position`.
+ * @property {string} [namespace]  Subscribe to this replay, such as `replay-monday`, instead of
+ *   what is live; its positions are its own.
  * @property {string} [apiKey]  Sent as the first message, as a browser cannot send a header.
  * @property {number} [giveUpAfterMs]  How long to try for a connection each time; for ever if
  *   it is left out.
@@ -78,7 +80,10 @@ const FINAL_CODES = new Map([
   [1009, "a message to the gateway is beyond 1 MB: mend the client"],
   [4401, "the API key is not valid: get a valid one"],
   [4408, "no API key came in time: give one"],
+  [4410, "the replay has been deleted"],
 ]);
+/** Errors that another position would not cure. */
+const OF_NAMESPACE = new Set(["unknown_namespace", "other_namespace", "too_many_replays"]);
 
 /** Base of what a subscriber throws. */
 export class SubscriberError extends Error {
@@ -128,15 +133,16 @@ const keyOf = ({ venue, product, feed }) => `${venue}/${product} ${feed}`;
 /** What a subscriber wants, as messages for the gateway. */
 class Subscription {
   /** @param {Options} options */
-  constructor({ products = ["*"], feeds = [...FEEDS], depth = "full", maxRate, onSlow }) {
+  constructor({ products = ["*"], feeds = [...FEEDS], depth = "full", ...more }) {
     if (!Array.isArray(products) || !products.length || !feeds.length) {
       throw new TypeError('name the products and feeds as lists, such as ["BTC-USD"] or ["*"]');
     }
     this.all = products.includes("*");
     this.products = this.all ? ["*"] : [...new Set(products)];
     this.feeds = feeds;
+    const { maxRate, onSlow, namespace } = more;
     this.resumable = maxRate === undefined;
-    this.options = { depth, max_rate: maxRate, on_slow: onSlow };
+    this.options = { depth, max_rate: maxRate, on_slow: onSlow, namespace };
   }
 
   /** @param {Chain} chain */
@@ -430,7 +436,9 @@ class Session {
   #refused(/** @type {any} */ error) {
     const request = this.unanswered.shift();
     if (request?.fields.op === "auth" && error.code === "unauthorized") return; // needs no key
-    if (!request?.resumes.length) throw new GatewayRefusedError(error.code, error.msg);
+    if (!request?.resumes.length || OF_NAMESPACE.has(error.code)) {
+      throw new GatewayRefusedError(error.code, error.msg);
+    }
     for (const chain of request.resumes) this.#lose(chain, error.code);
     const { from_seq: _, epoch: __, ...fields } = request.fields;
     this.due.push({ fields, resumes: [] });

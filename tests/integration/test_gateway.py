@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from client.subscriber import Subscriber
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
+from streaming.broker.parts import PART_HEADER
 from tests.gateways import (
     PRODUCT,
     SUBJECT,
@@ -303,3 +304,17 @@ async def test_connect_before_the_state_is_complete_is_refused(settings: Setting
             async with subscriber(gateway):
                 pass
         assert refused.value.response.status_code == 503
+
+
+async def test_what_nobody_of_ours_has_published_is_passed_over(
+    log: JetStreamLog, settings: Settings
+) -> None:
+    """A stray subject and a label of parts that is none: live subscribers do not notice."""
+    await log.publish(SUBJECT, tick(1))
+    async with running_gateway(settings) as gateway, subscriber(gateway, **TICKER) as client:
+        await receive(client, 2)
+        await log.publish("market.ticks.nonsense", tick(2))
+        await log.publish("market.ticks.0.coinbase.BTC-USD.more", tick(2))
+        await log.publish(SUBJECT, tick(2), headers={PART_HEADER: "nonsense"})
+        await log.publish(SUBJECT, tick(3, 1))
+        assert numbers(await receive(client, 1)) == [("incr", 3)]

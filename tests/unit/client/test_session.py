@@ -355,6 +355,17 @@ def test_session_refused_with_a_position_asks_without_it() -> None:
     assert (update.recovered, update.reason) == (False, "unknown_product")
 
 
+@pytest.mark.parametrize("code", ["unknown_namespace", "other_namespace", "too_many_replays"])
+def test_session_refused_for_its_namespace_keeps_its_position(code: str) -> None:
+    """Another position would not help, and this one is good once the replay can be had."""
+    position: Position = {"epoch": "e1", "from_seq": {"coinbase/BTC-USD": {"ticker": 6}}}
+    client = begun(resume=position)
+    with pytest.raises(GatewayRefusedError) as refused:
+        client.receive(b'{"op":"error","code":"%b","msg":"no."}' % code.encode())
+    assert refused.value.code == code
+    assert client.position == position
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [

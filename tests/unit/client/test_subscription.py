@@ -84,6 +84,16 @@ def test_requests_without_a_position_are_one_message() -> None:
     }
 
 
+def test_every_request_names_the_replay() -> None:
+    """However many messages it takes, and for one chain alone, too."""
+    known = many(3000)
+    subscription = Subscription(["*"], namespace="replay-monday")
+    requests = [*subscription.requests(known, "e"), subscription.one(next(iter(known)), 5, "e")]
+    assert len(requests) > 2
+    assert {request.fields["namespace"] for request in requests} == {"replay-monday"}
+    assert {request.anew().fields["namespace"] for request in requests} == {"replay-monday"}
+
+
 def test_requests_keep_a_product_of_two_venues_together() -> None:
     """A name subscribes to all venues, so one message must have all of its positions."""
     known: dict[Key, int] = {}
