@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint typecheck imports test demo up bench bench-gateway lock \
-	run-ingestor run-normalizer run-gateway run-recovery run-archive watch-gateway clean
+.PHONY: help install lint typecheck imports test storm demo up bench bench-gateway lock \
+	run-ingestor run-normalizer run-gateway run-recovery run-archive run-replay watch-gateway clean \
+	compose-up compose-down helm-check
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,6 +33,9 @@ imports: install ## import-linter: who may import whom
 
 test: lint typecheck imports ## the gate: lint, types, imports, tests with branch coverage
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+
+storm: install ## half an hour of market archived while store, archiver and Temporal fail; minutes
+	$(BIN)/python -m tests.archive_storm
 
 demo: install ## the whole system here, against the simulator, with gaps and a live table
 	$(BIN)/ledgerflux up --venue sim --watch --gap-every 10
@@ -60,8 +64,30 @@ run-recovery: install ## one recovery worker: dispatcher, workflows, activities
 run-archive: install ## one archive worker: the log to the lake, compaction, audit
 	$(BIN)/python -m workers.archive
 
+run-replay: install ## one replay worker: the lake into namespaces of their own
+	$(BIN)/python -m workers.replay
+
 watch-gateway: install ## a live table of what a gateway serves
 	$(BIN)/ledgerflux watch
+
+compose-up: .env ## the whole system in containers, against what .env says (the simulator at first)
+	docker compose up --build --detach --wait
+
+compose-down: ## stop the containers; their volumes, and so all data, stay
+	docker compose --profile "*" down --remove-orphans
+
+# Random secrets, made once. Each begins with a letter, as nats-server's configuration needs it.
+.env:
+	@umask 077 && { for name in NATS_PASSWORD S3_ACCESS_KEY S3_SECRET_KEY GRAFANA_PASSWORD; do \
+		echo "$$name=s$$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"; done; \
+		echo "# Against the simulated exchange; without the next three lines, against the live one."; \
+		echo "COMPOSE_PROFILES=sim"; \
+		echo "COINBASE_WS_PRIMARY=ws://simulator:8900"; \
+		echo "COINBASE_REST_URL=http://simulator:8900"; } > $@
+	@echo "wrote $@ with new secrets"
+
+helm-check: install ## what is deployed: chart, compose file and pipelines, rendered and validated
+	$(BIN)/pytest -q --no-cov tests/deploy
 
 lock: install ## refresh the hashed locks from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements/run.txt

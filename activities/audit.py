@@ -65,6 +65,7 @@ class _Findings:
     hour: Hour
     carry: AuditCarry
     repair: bool
+    accept_loss: bool
     objects: int = 0
     messages: int = 0
     rows: int = 0
@@ -135,7 +136,8 @@ class AuditActivities:
     async def audit_hour(self, wanted: AuditHour) -> AuditedHour:
         """Audit one hour of a lane, and mend what can be mended if that is wanted."""
         lane, hour = lane_of(wanted.where)
-        found = _Findings(lane, hour, wanted.carry, wanted.repair)
+        accept_loss = wanted.repair and wanted.accept_loss
+        found = _Findings(lane, hour, wanted.carry, wanted.repair, accept_loss)
         async with heartbeating():
             with lake_errors(f"auditing {hour}"):
                 await self._unlisted(found)
@@ -222,8 +224,13 @@ class AuditActivities:
         messages = await self._from_log(lane, first, last)
         if messages is None:
             told = "neither an object nor a hole accounts for it, and the log has it no more"
-            found.say("gap", where, told, repaired=False)
             found.carry = found.carry.model_copy(update={"seqs": {}})
+            if found.accept_loss:
+                hole = _accepted(first, last)
+                await self._lake.note_hole(lane, hour, hole)
+                _hole(found, hole)
+                told = f"{told}; {hole.reason}"
+            found.say("gap", where, told, repaired=found.accept_loss)
         elif messages:
             told = f"{len(messages):,} messages of the log were in no object"
             if found.repair:
@@ -243,6 +250,12 @@ class AuditActivities:
             if await self._is_replaced(found, hour, entry):
                 return
             kind: FindingKind = "missing" if isinstance(error, ObjectMissingError) else "damaged"
+            if found.accept_loss and not await self._has(found.lane, entry.first):
+                hole = _accepted(entry.first, entry.last)
+                await self._lake.give_up(found.lane, hour, entry, hole)
+                _hole(found, hole)
+                found.say(kind, key, f"{error}; {hole.reason}", repaired=True)
+                return
             repaired, told = await self._restore(found, hour, entry)
             found.say(kind, key, f"{error}; {told}", repaired=repaired)
         else:
@@ -316,7 +329,8 @@ class AuditActivities:
     async def _has(self, lane: Lane, first: int) -> bool:
         name = stream_name(self._streams, LaneName(lane.stream, lane.venue, lane.shard))
         extent = await self._log.extent(name)
-        return extent.created_us == lane.epoch and extent.first <= first
+        # Objects of lanes that began empty may begin at 0, where no message can be.
+        return extent.created_us == lane.epoch and extent.first <= max(1, first)
 
 
 def _accounted(manifest: Manifest) -> list[Entry | Hole]:
@@ -326,6 +340,11 @@ def _accounted(manifest: Manifest) -> list[Entry | Hole]:
 def _is_strange(manifest: Manifest, one: tuple[int, int]) -> bool:
     """Tell whether an object is neither listed nor waiting to be swept."""
     return not manifest.covers(*one)
+
+
+def _accepted(first: int, last: int) -> Hole:
+    """Return the hole of a loss that a person has accepted."""
+    return Hole(first, last, time.time_ns() // 1000, "accepted as lost for good in an audit")
 
 
 def _hole(found: _Findings, hole: Hole) -> None:

@@ -7,6 +7,7 @@ archive-hole and audit-failed in docs/runbooks tell when.
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Literal
 
 import typer
@@ -36,6 +37,7 @@ from workflows.connect import connect, leave, ui_link
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 _LANES = "archive/"
+_ANSWER = timedelta(seconds=3)
 
 
 class LaneRow(Payload):
@@ -69,12 +71,18 @@ def audit(
     until: Annotated[str | None, typer.Option(help="Up to this hour UTC, itself included.")] = None,
     hours: Annotated[int, typer.Option(min=1, help="Without --since: so many hours back.")] = 26,
     repair: Annotated[bool, typer.Option(help="Archive again what is missing or damaged.")] = True,
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="What the log has no more is a hole from now on."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Recount the lake, follow its chains, compare it with the log, and mend what can be mended.
 
     Exit status 1 means that damage stays, or that the lake cannot be read.
     """
+    if accept_loss and not repair:
+        raise typer.BadParameter("--accept-loss changes the lake: give it without --no-repair")
     settings = known_settings()
     wanted = AuditInput(
         stream=stream,
@@ -83,13 +91,14 @@ def audit(
         until=until,
         hours=hours,
         repair=repair,
+        accept_loss=accept_loss,
     )
     leave(run(_audit(settings, wanted, as_json=as_json), settings))
 
 
 async def _archive(settings: Settings, *, as_json: bool) -> int:
     client = await connect(settings)
-    rows = [row async for row in _rows(client, settings)]
+    rows = [row async for row in lane_rows(client, settings)]
     if as_json:
         for row in rows:
             typer.echo(row.model_dump_json())
@@ -100,7 +109,12 @@ async def _archive(settings: Settings, *, as_json: bool) -> int:
     return 0 if rows else EXIT_FAILED
 
 
-async def _rows(client: Client, settings: Settings) -> AsyncIterator[LaneRow]:
+async def lane_rows(client: Client, settings: Settings) -> AsyncIterator[LaneRow]:
+    """Iterate over the lanes that have a schedule, by name.
+
+    Raises:
+        RPCError: the server does not answer.
+    """
     names = [one.id async for one in await client.list_schedules() if one.id.startswith(_LANES)]
     for name in sorted(names):
         yield await _row(client, settings, name)
@@ -124,7 +138,7 @@ async def _row(client: Client, settings: Settings, name: str) -> LaneRow:
     progress, error = None, ""
     pending = [one.last_failure.message for one in shown.raw_description.pending_activities]
     try:
-        progress = await handle.query("progress", result_type=ArchiveProgress)
+        progress = await handle.query("progress", result_type=ArchiveProgress, rpc_timeout=_ANSWER)
     except (RPCError, WorkflowQueryFailedError):
         error = "no archive worker answers"
     known = shown.typed_search_attributes.get(attributes.OUTCOME)

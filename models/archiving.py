@@ -234,7 +234,10 @@ object that is not what the log says."""
 
 
 class Finding(Payload):
-    """Something that is not as it should be. `where`: the object or the range."""
+    """Something that is not as it should be. `where`: the object or the range.
+
+    `repaired`: it is mended, or accepted as lost; the sentence tells which.
+    """
 
     kind: FindingKind
     where: str
@@ -284,8 +287,9 @@ class AuditInput(Payload):
     """What to audit: all shards and epochs of a venue's stream.
 
     `since`, `until`: first and last hour UTC, such as 2026-11-20T10; without them the last `hours`.
-    `repair`: archive again what is missing or damaged and still in the log. The rest is for the
-    next run of a long audit.
+    `repair`: archive again what is missing or damaged and still in the log. `accept_loss`: put down
+    as a hole, for good, what the log does not have any more. The rest is for the next run of a long
+    audit.
     """
 
     stream: Stream
@@ -294,6 +298,7 @@ class AuditInput(Payload):
     until: str | None = None
     hours: int = 26
     repair: bool = True
+    accept_loss: bool = False
     waiting: list[LaneHour] | None = None
     carry: AuditCarry | None = None
     count: AuditCount | None = None
@@ -308,6 +313,7 @@ class AuditHour(Payload):
     where: LaneHour
     carry: AuditCarry
     repair: bool = True
+    accept_loss: bool = False
 
 
 class AuditedHour(Payload):

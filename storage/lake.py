@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from models.canonical import Feed
 from storage.errors import ConflictError, ContendedError, DamagedError, ObjectMissingError
 from storage.layout import Hour, Lane, Piece, hour_of, range_of, venue_folder, version_of
-from storage.manifest import Entry, Hole, Manifest, decode_manifest, encode_manifest, gaps
+from storage.manifest import Entry, Hole, Manifest, decode_manifest, encode_manifest
 from storage.objects import ObjectStore
 from storage.parcel import Parcel, decode, encode, opened, verify
 from storage.parquet import NotALakeObjectError
@@ -37,7 +36,7 @@ _PAUSE_S = 0.1
 
 
 class Found(NamedTuple):
-    """An object that a lookup found."""
+    """A listed object, and the hour in which it is."""
 
     hour: Hour
     entry: Entry
@@ -48,6 +47,11 @@ class Lake:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+
+    @property
+    def store(self) -> ObjectStore:
+        """The bucket; what is not Parquet there has modules of its own."""
+        return self._store
 
     async def put(self, lane: Lane, piece: Piece) -> Entry:
         """Store a piece of the log, verify it, and list it; a repeat changes nothing.
@@ -115,6 +119,21 @@ class Lake:
             return msgspec.structs.replace(manifest, holes=(*manifest.holes, hole))
 
         await self._change(lane, hour, add)
+
+    async def give_up(self, lane: Lane, hour: Hour, entry: Entry, hole: Hole) -> None:
+        """Put a hole of the same range in the place of a listed object that is lost for good.
+
+        What may be left of the object is deleted; a repeat changes nothing.
+        """
+
+        def swap(manifest: Manifest) -> Manifest:
+            kept = [one for one in manifest.entries if _range(one) != _range(entry)]
+            if len(kept) == len(manifest.entries):
+                return manifest
+            return msgspec.structs.replace(_listing(manifest, kept), holes=(*manifest.holes, hole))
+
+        await self._change(lane, hour, swap)
+        await self._store.delete(lane.key(hour, entry.first, entry.last))
 
     async def restore(
         self, lane: Lane, hour: Hour, entry: Entry, messages: Sequence[Message]
@@ -187,7 +206,7 @@ class Lake:
         """Return the newest manifest of an hour; one without entries if there is none yet.
 
         A version that cannot be read was never finished, as where a store keeps what it got of a
-        connection that was cut; the one before counts.
+        connection that was cut; the one before counts, and before the very first one there is none.
 
         Raises:
             DamagedError: there are versions, but none can be read.
@@ -206,6 +225,8 @@ class Lake:
                     manifest = _decoded(await self._store.get(key))
                     if manifest is not None:
                         return manifest, version_of(keys[0]) or 0
+                if [version_of(key) for key in keys] == [1]:
+                    return Manifest(), 1
             except ObjectMissingError:
                 continue  # a newer one has come meanwhile
             raise DamagedError(keys[0], "is no manifest of the lake, nor is any older one")
@@ -229,32 +250,6 @@ class Lake:
                     epochs = await self._store.folders(shard)
                     found += [(hour, _lane(stream, venue, shard, epoch)) for epoch in epochs]
         return found
-
-    async def find(
-        self, lane: Lane, product: str, feed: Feed, seq: int, hours: Sequence[Hour]
-    ) -> list[Found] | None:
-        """Return the objects with everything of a product and feed after `seq`, in order.
-
-        `hours`: where to look. None: no object there has that number, or ranges are missing
-        between it and the newest object, so that not all of it could be told.
-        """
-        manifests = [await self.manifest(lane, hour) for hour in hours]
-        entries = sorted(
-            (
-                Found(hour, entry)
-                for hour, manifest in zip(hours, manifests, strict=True)
-                for entry in manifest.entries
-            ),
-            key=lambda found: found.entry.first,
-        )
-        for number in range(len(entries) - 1, -1, -1):
-            span = entries[number].entry.spans.get(product, {}).get(feed)
-            if span is not None and span.holds(seq):
-                later = entries[number:]
-                if gaps([Manifest(entries=tuple(one.entry for one in later))]):
-                    return None
-                return [one for one in later if feed in one.entry.spans.get(product, {})]
-        return None
 
     async def fetch(self, lane: Lane, hour: Hour, entry: Entry) -> bytes:
         """Return the bytes of an object; `storage.parcel` and `storage.excerpt` read them."""

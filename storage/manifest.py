@@ -40,12 +40,6 @@ class Span(msgspec.Struct, frozen=True, omit_defaults=True):
     links_to: int | None = None
     breaks: int = 0
 
-    def holds(self, seq: int) -> bool:
-        """Tell whether everything after `seq` may begin here: it is in here, or right before."""
-        if self.low_seq is None or self.high_seq is None:
-            return False
-        return seq == self.links_to or self.low_seq <= seq <= self.high_seq
-
 
 class Entry(msgspec.Struct, frozen=True):
     """One object.
@@ -69,7 +63,10 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Hole(msgspec.Struct, frozen=True):
-    """A range that the log dropped before it was archived: nothing of it will ever be here."""
+    """A range that the log dropped before it was archived, or whose loss a person has accepted.
+
+    Nothing of it will ever be here.
+    """
 
     first: int
     last: int

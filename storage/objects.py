@@ -6,6 +6,7 @@ Works with AWS S3, MinIO and localbucket. Knows nothing of what the objects hold
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import botocore.exceptions as boto
@@ -15,6 +16,7 @@ from storage.aws import DEFAULT_REGION, aws_client
 from storage.errors import UNREACHED, ObjectMissingError, StorageError, code_of, explained
 
 _FAILURES = (boto.BotoCoreError, boto.ClientError, *UNREACHED)
+_PART_BYTES = 1024**2
 _EXISTS = frozenset({"PreconditionFailed", "412"})
 _OURS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
@@ -80,6 +82,22 @@ class ObjectStore:
         except _FAILURES as error:
             raise self._explained(error, key) from error
         return data
+
+    async def download(self, key: str, path: Path) -> None:
+        """Copy an object into a new file, in bounded memory.
+
+        Raises:
+            ObjectMissingError: there is none of that name.
+        """
+        try:
+            answer = await self._client.get_object(Bucket=self.bucket, Key=key)
+            body = answer["Body"]
+            with path.open("xb") as file:
+                async with body:
+                    async for part in body.iter_chunks(_PART_BYTES):
+                        file.write(part)
+        except _FAILURES as error:
+            raise self._explained(error, key) from error
 
     async def keys(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """Iterate over the objects below a prefix, in the order of their names."""

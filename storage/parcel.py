@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from models.canonical import Feed
 from storage.digest import digest, joined
 from storage.layout import Lane
 from storage.manifest import Entry, Manifest, entry_of, gaps, merged
 from storage.parquet import NotALakeObjectError, read_parquet, write_parquet
-from storage.rows import Message, merge_rows, product_slices, to_lines, to_messages, to_rows
+from storage.rows import Message, merge_rows, product_slices, to_messages, to_rows
 from storage.schema import FORMATS, Stream
 
 
@@ -23,14 +22,6 @@ class Parcel:
 
     data: bytes
     entry: Entry
-
-
-class FeedLine(NamedTuple):
-    """A canonical line from the lake: position of its message, its `seq` if it has one, itself."""
-
-    position: int
-    seq: int | None
-    line: bytes
 
 
 def encode(lane: Lane, first: int, last: int, messages: Sequence[Message]) -> Parcel:
@@ -57,17 +48,6 @@ def decode(stream: Stream, data: bytes) -> list[Message]:
         NotALakeObjectError: the bytes are none, or damaged.
     """
     return _in_order(_by_product(stream, data))
-
-
-def decode_lines(data: bytes, product: str, feed: Feed) -> list[FeedLine]:
-    """Return the canonical lines of one product and feed in an object, in order.
-
-    Raises:
-        NotALakeObjectError: the bytes are none, or damaged.
-    """
-    rows, shapes = read_parquet(FORMATS["ticks"], data, product=product, feed=feed)
-    columns = (rows.column(name).to_pylist() for name in ("position", "seq"))
-    return list(map(FeedLine, *columns, to_lines(rows, shapes)))
 
 
 def merge(lane: Lane, parcels: Sequence[Parcel]) -> Parcel:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.schema import Format
@@ -54,12 +53,8 @@ def write_parquet(form: Format, table: pa.Table, shapes: Shapes) -> bytes:
     return bytes(sink.getvalue())
 
 
-def read_parquet(
-    form: Format, data: bytes, *, product: str | None = None, feed: str | None = None
-) -> tuple[pa.Table, Shapes]:
+def read_parquet(form: Format, data: bytes) -> tuple[pa.Table, Shapes]:
     """Return an object's rows and the shapes that they name.
-
-    With a product, and a feed of it, only their rows; groups without any are not even unpacked.
 
     Raises:
         NotALakeObjectError: it is none, or is damaged.
@@ -67,18 +62,9 @@ def read_parquet(
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             shapes = _shapes(file.metadata.metadata or {})
-            groups = [
-                group
-                for group in range(file.metadata.num_row_groups)
-                if product is None or _may_hold(file, group, product)
-            ]
-            table = file.read_row_groups(groups).cast(form.schema)
+            return file.read().cast(form.schema), shapes
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise NotALakeObjectError(f"these bytes are no object of the lake: {error}") from error
-    for name, value in (("product", product), ("feed", feed)):
-        if value is not None:
-            table = table.filter(pc.equal(table.column(name), value))
-    return table, shapes
 
 
 def _shapes(metadata: Mapping[bytes, bytes]) -> Shapes:
@@ -87,12 +73,3 @@ def _shapes(metadata: Mapping[bytes, bytes]) -> Shapes:
     ).values()
     shapes = [Shape(template) for template in templates]
     return {shape.code: shape for shape in shapes}
-
-
-def _may_hold(file: pq.ParquetFile, group: int, product: str) -> bool:
-    """Tell from its statistics whether a group can have rows of the product."""
-    column = file.metadata.row_group(group).column(0)
-    statistics = column.statistics
-    if column.path_in_schema != "product" or statistics is None or not statistics.has_min_max:
-        return True
-    return bool(statistics.min <= product <= statistics.max)

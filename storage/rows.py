@@ -252,6 +252,30 @@ def to_lines(table: pa.Table, shapes: Mapping[int, Shape]) -> list[bytes]:
     return list(lines)
 
 
+def to_text(table: pa.Table, shapes: Mapping[int, Shape]) -> tuple[bytes, Ints]:
+    """Spell rows, in their order, each with a break behind it: as `to_lines`, in one piece.
+
+    Return the text, and where in it each row begins, with one more for the end.
+    """
+    code = pc.fill_null(table.column("shape"), _NO_SHAPE).to_numpy()
+    texts: list[pa.Array] = [pa.array([], pa.large_binary())]
+    numbers: list[Ints] = [np.zeros(0, np.int64)]
+    for kind in np.unique(code).tolist():
+        rows = np.flatnonzero(code == kind)
+        some = table if len(rows) == len(table) else table.take(pa.array(rows))
+        text = some.column("verbatim") if kind == _NO_SHAPE else shapes[kind].write(some)
+        whole = text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+        texts.append(whole.cast(pa.large_binary()))
+        numbers.append(rows)
+    lines = pa.concat_arrays(texts).take(pa.array(np.argsort(np.concatenate(numbers))))
+    nothing, line_break = (pa.scalar(sign, pa.large_binary()) for sign in (b"", b"\n"))
+    broken = pc.binary_join_element_wise(lines, nothing, line_break)
+    _, offsets, data = broken.buffers()
+    start = np.frombuffer(offsets, np.int64)[broken.offset : broken.offset + len(table) + 1]
+    text_bytes = data.slice(start[0], start[-1] - start[0]).to_pybytes() if len(table) else b""
+    return text_bytes, start - start[0]
+
+
 def to_messages(table: pa.Table, shapes: Mapping[int, Shape]) -> list[Message]:
     """Return the messages that the rows hold, whole and in the order of the log."""
     position, line = (table.column(name).to_numpy() for name in ("position", "line"))

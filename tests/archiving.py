@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 from temporalio.client import Client, WorkflowHandle
 
-from activities.archive import ArchiveActivities
+from activities.archive import ArchiveActivities, stream_name
 from models.archiving import (
     ARCHIVE,
     ARCHIVE_QUEUE,
@@ -26,6 +26,7 @@ from models.archiving import (
     AuditReport,
     CompactInput,
     CompactReport,
+    LaneName,
     Stream,
 )
 from models.settings import Settings, load_settings
@@ -88,6 +89,7 @@ class Site:
     nats: NatsServer
     temporal: TemporalServer
     store: FaultyStore
+    bucket: LocalBucket
     root: Path
     log: JetStreamLog
     client: Client
@@ -124,22 +126,22 @@ class Site:
         """Run an audit to its end."""
         report: AuditReport = await self.client.execute_workflow(
             LAKE_AUDIT,
-            AuditInput(stream="ticks", venue=VENUE, **more),
+            AuditInput(**{"stream": "ticks", "venue": VENUE, **more}),
             id=f"audit/by-hand-{time.time_ns()}",
             task_queue=LAKE_QUEUE,
             result_type=AuditReport,
         )
         return report
 
-    async def lane(self, shard: int = 0) -> Lane:
-        """Return the lane of the stream as it is now."""
-        extent = await self.log.extent(STREAMS.ticks)
-        return Lane("ticks", VENUE, shard, extent.created_us)
+    async def lane(self, shard: int = 0, *, stream: Stream = "ticks") -> Lane:
+        """Return a lane of the stream as it is now."""
+        extent = await self.log.extent(stream_name(STREAMS, LaneName(stream, VENUE, shard)))
+        return Lane(stream, VENUE, shard, extent.created_us)
 
     async def manifests(self, lane: Lane | None = None) -> list[tuple[Hour, Manifest]]:
         """Return all manifests of a lane."""
         lane = lane or await self.lane()
-        hours = await self.lake.hours("ticks", VENUE)
+        hours = await self.lake.hours(lane.stream, VENUE)
         return [(hour, await self.lake.manifest(lane, hour)) for hour, one in hours if one == lane]
 
     async def in_lake(self) -> list[Message]:
@@ -193,6 +195,7 @@ class ArchiveProcess(Process):
         told = {
             "NATS_URLS": ",".join(settings.nats_urls),
             "TEMPORAL_ADDRESS": settings.temporal_address,
+            "JS_MAX_BYTES": str(settings.js_max_bytes),
             "S3_ENDPOINT": str(settings.s3_endpoint),
             "S3_BUCKET": settings.s3_bucket,
             "S3_REGION": str(settings.s3_region),
@@ -208,17 +211,23 @@ class ArchiveProcess(Process):
 
 @asynccontextmanager
 async def site(
-    root: Path, *, workers: bool = True, bucket: bool = True, seed: int = 1, **overrides: Any
+    root: Path,
+    *,
+    workers: bool = True,
+    bucket: bool = True,
+    full: bool = False,
+    seed: int = 1,
+    **overrides: Any,
 ) -> AsyncIterator[Site]:
     """Run NATS, Temporal, the store behind its proxy, and the archive's workers in this process.
 
     `overrides` are settings; without `workers` the test runs its own, without `bucket` there is
-    none.
+    none; the disk of a `full` store has no room for an object.
     """
     async with AsyncExitStack() as stack:
         nats = stack.enter_context(NatsServer(root / "nats"))
         temporal = stack.enter_context(TemporalServer(root / "temporal"))
-        local = stack.enter_context(LocalBucket(root / "s3"))
+        local = stack.enter_context(LocalBucket(root / "s3", full=full))
         await port_open(nats.port)
         await port_open(local.port)
         proxy = await stack.enter_async_context(faulty_store(local.port, seed))
@@ -252,6 +261,7 @@ async def site(
             nats,
             temporal,
             proxy,
+            local,
             root / "s3",
             log,
             client,

@@ -34,8 +34,9 @@ class FaultyStore:
     """The proxy.
 
     Attributes: shares, of each fault; refusal, an answer (status, code) to every request whose
-    method begins with `refuse_method`; away, whether nobody answers; done, faults by kind
-    and `asked`, all requests that came through.
+    method begins with `refuse_method`; away, whether nobody answers; done, faults by kind,
+    `asked`, all requests that came through, `objects`, those to store one of the lake's, and
+    `turned_away`, connections while it was away.
     """
 
     target: int
@@ -53,7 +54,9 @@ class FaultyStore:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         try:
-            if not self.away:
+            if self.away:
+                self.done["turned_away"] += 1
+            else:
                 await self._request(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass  # either side hung up
@@ -70,6 +73,7 @@ class FaultyStore:
             await writer.drain()
             return
         self.done["asked"] += 1
+        self.done["objects"] += head.startswith(b"PUT") and b".parquet" in head
         fault = self._fault()
         if fault is not None:
             self.done[fault] += 1

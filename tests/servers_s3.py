@@ -12,15 +12,27 @@ from tests.servers import Process, free_port
 BUCKET = "lake"
 
 
+_FULL = ("sh", "-c", 'ulimit -f 2; exec "$@" >/dev/null 2>&1', "sh")
+"""Runs a command whose writes fail where a file would be larger than 1 KB."""
+
+
 class LocalBucket(Process):
     """The object store of the embedded stack. Attributes: root, where its objects are files."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, full: bool = False) -> None:
+        """Prepare; one that is `full` has room for no object, until it is made."""
         self.port, self.root = free_port(), root
         root.mkdir(parents=True, exist_ok=True)
         program = str(Path(sys.executable).with_name("localbucket"))
         log = root.parent / "localbucket.log"
-        super().__init__([program, "--port", str(self.port), str(root)], log)
+        self._roomy = [program, "--port", str(self.port), str(root)]
+        super().__init__([*_FULL, *self._roomy] if full else self._roomy, log)
+
+    def make_room(self) -> None:
+        """Start again with room."""
+        self.stop()
+        self._command = self._roomy
+        self.start()
 
 
 class MotoServer(Process):

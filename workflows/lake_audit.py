@@ -88,7 +88,12 @@ class LakeAuditWorkflow:
             self._count = self._count.plus(AuditCount(lanes=1))
         return await workflow.execute_activity_method(
             AuditActivities.audit_hour,
-            AuditHour(where=where, carry=carry, repair=self._input.repair),
+            AuditHour(
+                where=where,
+                carry=carry,
+                repair=self._input.repair,
+                accept_loss=self._input.accept_loss,
+            ),
             start_to_close_timeout=_WITHIN,
             heartbeat_timeout=HEARTBEAT,
             retry_policy=RETRY,

@@ -71,6 +71,16 @@ def archive_id(lane: LaneName) -> str:
     return f"archive/{lane}"
 
 
+def schedule_ids(lanes: Iterable[LaneName]) -> list[str]:
+    """Return the ids of all schedules that these lanes need."""
+    lanes = list(lanes)
+    more = sorted({f"{lane.stream}/{lane.venue}" for lane in lanes})
+    return [
+        *map(archive_id, lanes),
+        *(f"{kind}/{name}" for kind in ("compact", "audit") for name in more),
+    ]
+
+
 async def ensure_schedules(client: Client, settings: Settings, lanes: Iterable[LaneName]) -> None:
     """Create what is missing, bring the rest up to date, and start the archive of each lane.
 

@@ -25,7 +25,7 @@ from storage.lake import Lake
 from storage.layout import Hour, Lane, Piece, cut
 from storage.manifest import Hole, compactable, gaps
 from storage.objects import ObjectStore
-from storage.parcel import Parcel, decode, decode_lines, merge
+from storage.parcel import Parcel, decode, merge
 from storage.rows import Message
 from tests.servers import Process, free_port, port_open
 from tests.servers_s3 import (
@@ -201,40 +201,18 @@ async def test_compacted_objects_are_swapped_and_swept(backend: Backend) -> None
             await lake.replace(LANE, HOUR, [parts[0]], merge(LANE, parcels[:1]))
 
 
-async def test_seq_leads_to_everything_after_it(backend: Backend) -> None:
-    """A subscriber's `from_seq` is found in whatever hour it is, with all that followed."""
-    later = Hour(HOUR.number + 1)
-    async with backend.store() as store:
-        lake = Lake(store)
-        await lake.put(LANE, piece(1, 10))
-        middle = await lake.put(LANE, piece(11, 20))
-        end = await lake.put(LANE, piece(21, 30, hour=later))
-        found = await lake.find(LANE, "BTC-USD", "trades", 30, [HOUR, later])
-        assert found == [(HOUR, middle), (later, end)]
-        assert await lake.find(LANE, "BTC-USD", "trades", 1, [HOUR, later]) is not None
-        assert await lake.find(LANE, "BTC-USD", "trades", 999, [HOUR, later]) is None
-        assert await lake.find(LANE, "BTC-USD", "book", 30, [HOUR, later]) is None
-        assert await lake.find(LANE, "ETH-USD", "trades", 30, [HOUR, later]) is None
-        lines = decode_lines(await lake.fetch(LANE, HOUR, middle), "BTC-USD", "trades")
-        assert [one.seq for one in lines] == list(range(22, 42))
-        assert lines[0].line == tick(22, 21)
-
-
-async def test_seq_before_a_hole_is_not_answered(backend: Backend) -> None:
-    """Where a range is missing, a part of what followed is not given as if it were all."""
+async def test_range_that_is_missing_shows_until_it_is_a_known_hole(backend: Backend) -> None:
+    """What neither an object nor a hole accounts for is a gap; what is stored can be no hole."""
     async with backend.store() as store:
         lake = Lake(store)
         await lake.put(LANE, piece(1, 10))
         await lake.put(LANE, piece(16, 20))
-        assert await lake.find(LANE, "BTC-USD", "trades", 5, [HOUR]) is None
-        assert await lake.find(LANE, "BTC-USD", "trades", 35, [HOUR]) is not None
         assert gaps([await lake.manifest(LANE, HOUR)]) == [(11, 15)]
         hole = Hole(11, 15, HOUR.start_us, "expired before it was archived")
         await lake.note_hole(LANE, HOUR, hole)
         await lake.note_hole(LANE, HOUR, hole)
         assert (await lake.manifest(LANE, HOUR)).holes == (hole,)
         assert gaps([await lake.manifest(LANE, HOUR)]) == []
-        assert await lake.find(LANE, "BTC-USD", "trades", 5, [HOUR]) is None
         with pytest.raises(ConflictError, match="no hole"):
             await lake.note_hole(LANE, HOUR, Hole(5, 11, 0, "x"))
 
@@ -303,6 +281,19 @@ async def test_damaged_object_is_noticed(local: Backend) -> None:
             one.write_bytes(b"{}x")
         with pytest.raises(DamagedError, match="no manifest"):
             await lake.manifest(LANE, HOUR)
+
+
+async def test_first_manifest_that_was_never_finished_counts_as_none(local: Backend) -> None:
+    """A connection that is cut while an hour is begun does not end its archiving."""
+    assert local.root is not None
+    torn = local.root / LANE.manifest_key(HOUR, 1)
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b'{"version":1,"entr')
+    async with local.store() as store:
+        lake = Lake(store)
+        assert (await lake.manifest(LANE, HOUR)).entries == ()
+        entry = await lake.put(LANE, piece(1, 9))
+        assert (await lake.manifest(LANE, HOUR)).entries == (entry,)
 
 
 async def test_duckdb_reads_the_lake_and_proves_the_chain(local: Backend) -> None:

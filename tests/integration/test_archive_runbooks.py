@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx
 from temporalio.client import Client
+from typer.testing import CliRunner
 
+from cli.main import app
 from models.archiving import ArchiveProgress
 from tests.archiving import ArchiveProcess, Site, publish, site
 from tests.integration.test_resync_runbook import run
@@ -19,11 +21,15 @@ LABELS = '{shard="0",stream="ticks",venue="coinbase"}'
 NAMES = ("archive-behind", "archive-hole", "audit-failed")
 
 
-def commands(name: str) -> list[str]:
-    """Return a runbook's commands."""
-    text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
-    boxes = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    return [line for box in boxes for line in box.splitlines()]
+def commands() -> list[str]:
+    """Return the runbooks' commands in order; our own ones, which may be repeated, once."""
+    found: list[str] = []
+    for name in NAMES:
+        text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+        boxes = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        lines = [line for box in boxes for line in box.splitlines()]
+        found += [one for one in lines if one not in found or not one.startswith("ledgerflux")]
+    return found
 
 
 async def lanes(**env: str) -> dict[str, dict[str, object]]:
@@ -74,11 +80,11 @@ async def test_every_command_of_the_runbooks_works_as_written(tmp_path: Path) ->
                 env["ID"] = str(row and row["workflow_id"])
                 return progress.position == 20
 
+            await eventually(lambda: _stored(worker, 40), within_s=60)
             await eventually(lambda: _quietly(archived), within_s=60)
-            for name in NAMES:
-                for command in commands(name):
-                    status, out, err = await run(command, **env)
-                    assert status == 0, f"{command}\n{out}\n{err}"
+            for command in commands():
+                status, out, err = await run(command, **env)
+                assert status == 0, f"{command}\n{out}\n{err}"
             told = await lanes(**env)
             assert set(told) == {"archive/raw/coinbase/0", "archive/ticks/coinbase/0"}
             await publish(running, 10)
@@ -94,6 +100,14 @@ async def test_every_command_of_the_runbooks_works_as_written(tmp_path: Path) ->
         assert "Traceback" not in err
 
 
+async def _stored(worker: ArchiveProcess, rows: int) -> bool:
+    """Tell whether the worker counts so many rows of ticks; far cheaper than the command."""
+    try:
+        return (await metrics(worker)).get(f"md_archive_rows_total{LABELS}", 0) >= rows
+    except httpx.HTTPError:
+        return False
+
+
 async def _quietly(check: object) -> bool:
     try:
         return bool(await check())  # type: ignore[operator]
@@ -107,3 +121,10 @@ async def _paused_stays_paused(client: Client, running: Site) -> bool:
     await handle.pause(note="by hand")
     await ensure_schedules(client, running.settings, lanes_of(running.settings, []))
     return (await handle.describe()).schedule.state.paused
+
+
+def test_loss_is_not_accepted_where_nothing_may_be_changed() -> None:
+    """The two options contradict each other; nobody is asked anything."""
+    result = CliRunner().invoke(app, ["audit", "--accept-loss", "--no-repair"])
+    assert result.exit_code == 2
+    assert "--no-repair" in result.output

@@ -12,6 +12,7 @@ from models.settings import Settings
 from storage.excerpt import Excerpt
 from storage.lake import Lake
 from storage.layout import Hour, Lane, cut
+from storage.manifest import Hole
 from storage.objects import ObjectStore
 from storage.parcel import encode, merge
 from storage.parquet import NotALakeObjectError
@@ -158,6 +159,27 @@ async def test_quiet_product_is_known_to_be_quiet_up_to_where_its_lane_is_archiv
         assert numbers((await receive(client, 8))[2:]) == [("incr", seq) for seq in range(6, 12)]
 
 
+async def test_resume_goes_over_the_border_of_an_hour(
+    log: JetStreamLog, lake_settings: Settings
+) -> None:
+    """The number is found in whatever hour it is, with all that followed."""
+    earlier = b'"ts_ingest":%d' % (NOW_US - 3_600_000_000)
+    for seq in range(1, 11):
+        await log.publish(SUBJECT, tick(seq).replace(b'"ts_ingest":%d' % (NOW_US + seq), earlier))
+    await publish(log, range(11, 31))
+    await archive(log, lake_settings, 1, 20)
+    await archive(log, lake_settings, 21, 30)
+    await forget(log, lake_settings, 28)
+    longer = lake_settings.model_copy(update={"backfill_max_minutes": 120})
+    async with (
+        running_gateway(longer) as gateway,
+        subscriber(gateway, **TICKER, from_seq={PRODUCT: 5}) as client,
+    ):
+        _, answer, *missed = await receive(client, 2 + 25)
+        assert why(answer) == "lake"
+        assert numbers(missed) == [("incr", seq) for seq in range(6, 31)]
+
+
 async def test_gap_between_lake_and_log_is_refused(
     log: JetStreamLog, lake_settings: Settings
 ) -> None:
@@ -168,6 +190,10 @@ async def test_gap_between_lake_and_log_is_refused(
     await forget(log, lake_settings, 11)
     assert why(await resume(lake_settings, 5)) == "too_old"
     await archive(log, lake_settings, 12, 20)
+    assert why(await resume(lake_settings, 5)) == "too_old"
+    lane = Lane("ticks", "coinbase", 0, (await log.extent(lake_settings.streams.ticks)).created_us)
+    async with ObjectStore.connect(lake_settings) as store:
+        await Lake(store).note_hole(lane, Hour.of(NOW_US), Hole(11, 11, NOW_US, "expired"))
     assert why(await resume(lake_settings, 5)) == "too_old"
 
 

@@ -152,6 +152,21 @@ async def test_new_lane_begins_at_the_logs_first_message(running: Site) -> None:
     assert (told.holes, told.rows) == (0, 12)
 
 
+async def test_lane_of_an_empty_log_begins_with_its_first_message(running: Site) -> None:
+    """The first object's range begins where messages can be, so that an audit can compare it."""
+    handle = await running.start(flush_s=0.1)
+
+    async def looked() -> bool:
+        return (await handle.query("progress"))["position"] is not None
+
+    await eventually(looked)
+    await publish(running, 9)
+    await running.archived(handle)
+    ((_, manifest),) = await running.manifests()
+    assert manifest.entries[0].first == 1
+    assert (await running.audit()).count.compared == 9
+
+
 async def test_stream_made_anew_begins_another_epoch(running: Site) -> None:
     """Positions begin again and must not meet the old ones; it is told."""
     await publish(running, 20)
@@ -260,6 +275,23 @@ async def test_full_store_is_waited_for(running: Site) -> None:
     running.store.refusal = None
     await running.archived(handle)
     assert await running.in_lake() == await running.in_log()
+
+
+async def test_disk_without_room_loses_nothing(tmp_path: Path) -> None:
+    """The store's own writes fail half-way: what it leaves behind is taken for no object."""
+    async with site(tmp_path, full=True) as running:
+        handle = await running.start()
+        await publish(running, 200)
+
+        async def told() -> bool:
+            pending = (await handle.describe()).raw_description.pending_activities
+            return any("no answer" in one.last_failure.message for one in pending)
+
+        await eventually(told, within_s=30)
+        assert (await handle.query("progress"))["position"] in {None, 0}
+        await asyncio.to_thread(running.bucket.make_room)
+        await running.archived(handle)
+        assert await running.in_lake() == await running.in_log()
 
 
 async def test_store_that_is_away_is_waited_for(running: Site) -> None:

@@ -175,6 +175,39 @@ async def test_loss_that_cannot_be_mended_fails_the_audit(running: Site) -> None
     assert 0 < report.count.compared < report.count.messages
 
 
+@pytest.mark.parametrize("lost", ["missing", "damaged", "gap"])
+async def test_loss_that_is_accepted_is_a_hole_from_then_on(running: Site, lost: str) -> None:
+    """Only what the log has no more, and only when told; later audits name it and do not fail."""
+    file, (hour, entry) = await file_of(running, 1), (await entries(running))[1]
+    if lost == "gap":
+        await _unlist(running, hour, entry)
+    elif lost == "damaged":
+        file.write_bytes(file.read_bytes()[:-30])
+    else:
+        file.unlink()
+    await running.log._js.purge_stream(STREAMS.ticks, seq=entry.last + 5)
+    assert (await damaged(running, repair=False, accept_loss=True)).count.holes == 0
+    assert (await damaged(running)).count.holes == 0
+    report = await running.audit(accept_loss=True)
+    assert [(one.kind, one.repaired) for one in report.findings] == [(lost, True)]
+    assert "accepted as lost for good" in report.findings[0].sentence
+    assert not file.exists()
+    for _ in range(2):
+        report = await running.audit()
+        assert (report.outcome, report.count.holes, report.findings) == ("clean", 1, [])
+        assert f"{entry.first}-{entry.last}" in report.holes[0]
+    ((_, manifest),) = await running.manifests()
+    assert [(one.first, one.last) for one in manifest.holes] == [(entry.first, entry.last)]
+
+
+async def test_what_the_log_still_has_is_mended_and_no_loss(running: Site) -> None:
+    """To accept a loss loses nothing that could be had."""
+    (await file_of(running, 1)).unlink()
+    report = await running.audit(accept_loss=True)
+    assert (report.outcome, report.count.holes) == ("repaired", 0)
+    assert await running.in_lake() == await running.in_log()
+
+
 async def test_object_that_is_not_what_the_log_says_is_found(running: Site) -> None:
     """A lake that is consistent in itself, but wrong, does not pass while the log can tell."""
     (hour, manifest), *_ = await running.manifests()

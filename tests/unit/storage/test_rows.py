@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.canonical import FEEDS, Feed
+from storage.excerpt import Excerpt
 from storage.layout import Lane
-from storage.parcel import decode, decode_lines, encode, merge
+from storage.parcel import decode, encode, merge
 from storage.parquet import read_parquet
 from storage.rows import Message, to_rows
 from storage.schema import FORMATS, Stream
@@ -69,21 +71,25 @@ def test_merged_objects_hold_what_their_parts_held(parts: list[list[Message]]) -
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    logs(of="canonical"), st.sampled_from(PRODUCTS), st.sampled_from(["ticker", "trades", "book"])
-)
+@given(logs(of="canonical"), st.sampled_from(PRODUCTS), st.sampled_from(FEEDS))
 def test_lines_of_one_feed_are_those_of_the_log(
-    messages: list[Message], product: str, feed: str
+    messages: list[Message], product: str, feed: Feed
 ) -> None:
     """A reader of one product and feed gets its canonical lines, all of them, in order."""
     parcel = encode(TICKS, 1, messages[-1].position, messages)
-    lines = decode_lines(parcel.data, product, feed)  # type: ignore[arg-type]
-    assert [(one.position, one.line) for one in lines] == [
+    excerpt = Excerpt(parcel.data, product, feed)
+    wanted = [
         (message.position, line)
         for message in messages
         for line in message.payload.split(b"\n")
         if message.product == product and json.loads(line)["feed"] == feed
     ]
+    for limit in (2, 1000):
+        found, after = [], 0
+        while page := excerpt.after(after, limit):
+            after = page[-1].position
+            found += [(one.position, line) for one in page for line in one.payload.split(b"\n")]
+        assert found == wanted
 
 
 @settings(max_examples=100, deadline=None)
