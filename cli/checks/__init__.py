@@ -1,0 +1,1 @@
+"""What `ledgerflux doctor` looks at, one module a dependency."""

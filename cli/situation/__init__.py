@@ -1,0 +1,1 @@
+"""What `ledgerflux status` shows, one module a source; `whole` asks them all, `view` draws."""
