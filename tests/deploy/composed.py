@@ -1,0 +1,63 @@
+"""The compose file as a compose implementation understands it, and its services run natively."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+SECRETS = {
+    "NATS_PASSWORD": "s-of-nats",
+    "S3_ACCESS_KEY": "sofs3key",
+    "S3_SECRET_KEY": "s-of-s3-secret",
+    "GRAFANA_PASSWORD": "s-of-grafana",
+}
+SIMULATED = {
+    "COINBASE_WS_PRIMARY": "ws://simulator:8900",
+    "COINBASE_REST_URL": "http://simulator:8900",
+}
+_PROFILES = ("sim", "canary", "redis")
+
+Service = dict[str, Any]
+
+
+def script(name: str) -> str:
+    """Return the path of a program that a wheel brought."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def composed(**env: str) -> dict[str, Any]:
+    """Return what podman-compose makes of the file: merged, with variables filled in."""
+    profiles = (word for profile in _PROFILES for word in ("--profile", profile))
+    # It asks for podman's version first, and `config` needs no more of podman.
+    command = [script("podman-compose"), "--podman-path", str(shutil.which("echo")), *profiles]
+    done = subprocess.run(  # noqa: S603
+        [*command, "config"],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded: dict[str, Any] = YAML(typ="safe").load(done.stdout)
+    return loaded
+
+
+def natively(words: Sequence[str], places: dict[str, str]) -> list[str]:
+    """Return a command of the image as it runs here: our Python, and places of this machine."""
+    programs = {"python": sys.executable, "ledgerflux": script("ledgerflux")}
+    return [programs.get(word, moved(word, places)) for word in words]
+
+
+def moved(text: str, places: dict[str, str]) -> str:
+    """Put an address of this machine in the place of each one of the compose network."""
+    pattern = re.compile("|".join(map(re.escape, sorted(places, key=len, reverse=True))))
+    return pattern.sub(lambda found: places[found[0]], text)
