@@ -34,7 +34,8 @@ imports: install ## import-linter: who may import whom
 test: lint typecheck imports ## the gate: lint, types, imports, tests with branch coverage
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
-storm: install ## half an hour of market archived while store, archiver and Temporal fail; minutes
+storm: install ## a thousand gaps; half an hour archived while all fails: the whole of what tests do in short
+	STORM=whole $(BIN)/pytest -q tests/integration/test_recovery_storm.py
 	$(BIN)/python -m tests.archive_storm
 
 demo: install ## the whole system here, against the simulator, with gaps and a live table
