@@ -7,10 +7,12 @@ listed before anything else is done, and a range is never stored twice.
 
 import asyncio
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import msgspec
 import structlog
 from temporalio import activity
 
@@ -23,12 +25,14 @@ from models.archiving import (
     Checkpoint,
     LaneName,
 )
-from models.subjects import Streams, token
+from models.checkpoint import decode_checkpoint
+from models.subjects import Streams, product_of, token
 from storage.errors import ConflictError, DamagedError, UnavailableError
 from storage.lake import Lake
 from storage.layout import Hour, Lane, Piece, cut, ingest_time
 from storage.manifest import Entry, Hole
 from storage.rows import messages_of
+from storage.state import keep_state, kept_states, stands_alone
 from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.log import Extent, LogMessage
 from streaming.broker.pages import Pages
@@ -78,6 +82,12 @@ class ArchiveActivities:
         self.bytes_ = Counts("md_archive_bytes_total", "Bytes of the objects stored", _LABELS)
         self.holes = Counts("md_archive_holes_total", "Ranges lost before archiving", _LABELS)
 
+    def expect(self, lanes: Iterable[LaneName]) -> None:
+        """Show these lanes' counters from the start."""
+        for lane in lanes:
+            for counter in (self.rows, self.bytes_, self.holes):
+                counter.expect(*_labels(lane))
+
     @activity.defn
     async def archive(self, step: ArchiveStep) -> Archived:
         """Archive the next range of a lane, when it is large or old enough.
@@ -117,7 +127,8 @@ class ArchiveActivities:
         if known is not None and not mine:
             return await self._remade(step, known, start, lane)
         # A lane that was never archived begins at the log's first message; that is no hole.
-        first = Checkpoint(epoch=lane.epoch, position=extent.first - 1, seen=extent.first - 1)
+        before = max(0, extent.first - 1)  # an empty stream's first position is told as 0
+        first = Checkpoint(epoch=lane.epoch, position=before, seen=before)
         return start or _Start(first, [])
 
     async def _look_up(self, lane: Lane, known: Checkpoint | None) -> _Start | None:
@@ -249,6 +260,9 @@ class ArchiveActivities:
         entries: list[Entry] = []
         pieces = _placed(Hour(at.hour), at.position + 1, found)
         for piece in pieces:
+            if step.stream == "raw":
+                # Before the object is listed, because a repeated step would begin behind it.
+                await self._keep_states(lane, piece)
             try:
                 entries.append(await self._lake.put(lane, piece))
             except DamagedError:
@@ -269,6 +283,18 @@ class ArchiveActivities:
             bytes_=sum(one.size_bytes for one in entries),
             lag_s=lag_s,
         )
+
+    async def _keep_states(self, lane: Lane, piece: Piece) -> None:
+        """Store the normalizer's newest checkpoints of products that have none in this hour yet."""
+        store, name = self._lake.store, self._streams.state
+        pattern = f"{self._streams.root}.state.{lane.shard}.{lane.venue}.*"
+        kept = await kept_states(store, lane, piece.hour)
+        for subject in await self._log.subjects(name, pattern):
+            if product_of(subject)[1] in kept:
+                continue
+            saved = await self._log.last(name, subject)
+            if saved is not None and _is_state(saved, piece.last):
+                await keep_state(store, lane, piece.hour, saved.payload, saved.headers)
 
     async def _somebody_else(
         self, step: ArchiveStep, lane: Lane, at: Checkpoint, found: _Range, error: ConflictError
@@ -298,6 +324,19 @@ class ArchiveActivities:
         labels = _labels(name)
         self.rows.values[labels] += sum(one.rows for one in entries)
         self.bytes_.values[labels] += sum(one.size_bytes for one in entries)
+
+
+def _is_state(saved: LogMessage, upto: int) -> bool:
+    """Tell whether a checkpoint is worth keeping: not ahead of the archive, and whole by itself."""
+    try:
+        checkpoint = decode_checkpoint(saved.payload, saved.headers)
+        return checkpoint.raw_seq <= upto and stands_alone(checkpoint)
+    except (msgspec.DecodeError, zlib.error) as error:
+        # The normalizer does not believe it either.
+        _log.warning(
+            "leaving out an unreadable checkpoint", subject=saved.subject, error=str(error)
+        )
+        return False
 
 
 def _moved(start: _Start, newest: int) -> Archived:

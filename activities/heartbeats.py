@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -10,6 +11,14 @@ HEARTBEAT_WITHIN_S = 3.0
 """An activity that has been silent for so long is lost, and another worker takes it over."""
 
 _EVERY_S = HEARTBEAT_WITHIN_S / 4
+
+
+class Placed(Protocol):
+    """Something that an activity works on, and how far it has come, as a payload."""
+
+    @property
+    def at(self) -> Any:  # noqa: ANN401  # whatever the data converter takes
+        """Where it is now."""
 
 
 class Place:
@@ -22,7 +31,7 @@ class Place:
 
 
 @asynccontextmanager
-async def heartbeating(place: Place | None = None) -> AsyncIterator[None]:
+async def heartbeating(place: Placed | None = None) -> AsyncIterator[None]:
     """Heartbeat while the body runs, with the place where it is."""
 
     async def beat() -> None:

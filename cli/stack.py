@@ -27,6 +27,15 @@ LINES = "ab"
 """Names of the lines, as many as there can be."""
 
 
+_WORKERS = (
+    ("temporal-worker", "temporal", "recovers gaps: MD_RESYNC to workflows"),
+    ("snapshot", "snapshot", "MD_TICKS to the latest state of each product"),
+    ("archive", "archive", "MD_RAW and MD_TICKS to the lake"),
+    ("replay", "replay", "the lake to replays, each in its own namespace"),
+)
+"""Name, module and purpose of the workers of which there is one each."""
+
+
 class StackError(Exception):
     """The stack cannot be started here. The text says what is in the way and what to do."""
 
@@ -42,8 +51,7 @@ class Ports:
     s3: int = 9000
     sim: int = 8900
     metrics: int = 9101
-    """First of the metrics ports: ingestor, shards, temporal-worker, snapshot, further lines,
-    gateways."""
+    """First of the metrics ports: ingestor, shards, the single workers, further lines, gateways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,8 @@ class StackOptions:
 
     @property
     def metrics_ports(self) -> int:
-        """How many ports the metrics take: lines, shards, three single workers, the gateways."""
-        return self.lines + self.shards + 3 + self.gateway_processes
+        """How many ports the metrics take: lines, shards, the single workers, the gateways."""
+        return self.lines + self.shards + len(_WORKERS) + self.gateway_processes
 
 
 def taken(options: StackOptions) -> None:
@@ -267,43 +275,22 @@ def normalizers(options: StackOptions) -> list[Service]:
     return services
 
 
-def temporal_worker(options: StackOptions) -> Service:
-    """Return the worker that recovers gaps."""
-    port = options.ports.metrics + 1 + options.shards
-    return Service(
-        "temporal-worker",
-        [sys.executable, "-m", "workers.temporal"],
-        listening(port),
-        env={**environment(options), "METRICS_PORT": str(port)},
-        address=f"http://127.0.0.1:{port}/metrics",
-        note="recovers gaps: MD_RESYNC to workflows",
-    )
-
-
-def snapshot(options: StackOptions) -> Service:
-    """Return the worker that keeps the latest-state rows."""
-    port = options.ports.metrics + 2 + options.shards
-    return Service(
-        "snapshot",
-        [sys.executable, "-m", "workers.snapshot"],
-        listening(port),
-        env={**environment(options), "METRICS_PORT": str(port)},
-        address=f"http://127.0.0.1:{port}/metrics",
-        note="MD_TICKS to the latest state of each product",
-    )
-
-
-def archive(options: StackOptions) -> Service:
-    """Return the worker that fills the lake."""
-    port = options.ports.metrics + 3 + options.shards
-    return Service(
-        "archive",
-        [sys.executable, "-m", "workers.archive"],
-        listening(port),
-        env={**environment(options), "METRICS_PORT": str(port)},
-        address=f"http://127.0.0.1:{port}/metrics",
-        note="MD_RAW and MD_TICKS to the lake",
-    )
+def workers(options: StackOptions) -> list[Service]:
+    """Return the workers of which there is one each: recovery, latest state, lake, replays."""
+    first = options.ports.metrics + 1 + options.shards
+    services = []
+    for port, (name, module, note) in enumerate(_WORKERS, start=first):
+        services.append(
+            Service(
+                name,
+                [sys.executable, "-m", f"workers.{module}"],
+                listening(port),
+                env={**environment(options), "METRICS_PORT": str(port)},
+                address=f"http://127.0.0.1:{port}/metrics",
+                note=note,
+            )
+        )
+    return services
 
 
 def gateway(options: StackOptions) -> Service:
@@ -330,7 +317,7 @@ def ingestors(options: StackOptions) -> list[Service]:
     """Return one ingestor per line; all lines feed the same products."""
     services = []
     for number, line in enumerate(LINES[: options.lines]):
-        port = options.ports.metrics + (number and options.shards + 3 + number)
+        port = options.ports.metrics + (number and options.shards + len(_WORKERS) + number)
         services.append(
             Service(
                 "ingestor" if options.lines == 1 else f"ingestor-{line}",

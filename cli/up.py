@@ -18,15 +18,13 @@ from cli.stack import (
     Ports,
     StackError,
     StackOptions,
-    archive,
     gateway,
     ingestors,
     normalizers,
     reach_venue,
     servers,
-    snapshot,
     taken,
-    temporal_worker,
+    workers,
 )
 from cli.supervisor import ServiceError, Supervisor
 from cli.watch import watch_gateway
@@ -153,7 +151,7 @@ async def _start(supervisor: Supervisor, options: StackOptions) -> None:
         await supervisor.start(servers(options))
     with _console.status("starting workers"):
         await supervisor.start(normalizers(options))
-        await supervisor.start([temporal_worker(options), snapshot(options), archive(options)])
+        await supervisor.start(workers(options))
         await supervisor.start([gateway(options)])
         await supervisor.start(ingestors(options))
 

@@ -1,13 +1,18 @@
 """Fixtures that more than one test module uses."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from models.settings import Settings, load_settings
 from streaming.broker.jetstream import JetStreamLog
 from tests.servers import NatsServer, port_open
+
+if TYPE_CHECKING:
+    from tests.past import Told
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,3 +40,11 @@ async def log(nats_server: NatsServer, settings: Settings) -> AsyncIterator[JetS
     async with await JetStreamLog.connect([nats_server.url], name="test") as log:
         await log.ensure_streams(settings)
         yield log
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> "Told":
+    """Give a past in a lake: two hours, told once for all tests that begin with one."""
+    from tests.past import FRAMES, tell  # noqa: PLC0415  # heavy, and most tests need none of it
+
+    return asyncio.run(tell(tmp_path_factory.mktemp("past"), frames=FRAMES))

@@ -82,7 +82,7 @@ def lake_worker(
 async def archive(settings: Settings, stop: asyncio.Event) -> None:
     """Archive until told to stop; what runs at that moment goes on at the next start."""
     async with AsyncExitStack() as stack:
-        log = await JetStreamLog.connect(settings.nats_urls, name="archive")
+        log = await JetStreamLog.of(settings, name="archive")
         await stack.enter_async_context(log)
         await log.ensure_streams(settings)
         store = await stack.enter_async_context(ObjectStore.connect(settings))
@@ -99,13 +99,14 @@ async def _serve(
     subjects = [
         subject
         for kind, name in zip(STREAMS, names, strict=True)
-        for subject in await log.subjects(name, f"market.{kind}.>")
+        for subject in await log.subjects(name, streams.every(kind))
     ]
     lanes = lanes_of(settings, subjects)
     activities = ArchiveActivities(log, streams, lake)
     monitor = LagMonitor(client, log, streams, lanes)
     collectors = (monitor.lag, activities.rows, activities.bytes_, activities.holes)
-    serve_metrics(settings.metrics_port, collectors)
+    activities.expect(lanes)
+    serve_metrics(settings.metrics_port, collectors, host=settings.metrics_host)
     async with asyncio.TaskGroup() as tasks:
         workers = (
             archive_worker(client, activities),

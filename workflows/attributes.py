@@ -93,6 +93,11 @@ def introduce(stream: str, venue: str) -> list[SearchAttributeUpdate[str]]:
     return [STREAM.value_set(stream), VENUE.value_set(venue)]
 
 
+def speed(factor: float) -> str:
+    """Return a replay's speed in words."""
+    return f"{factor:g} times as fast as it happened" if factor else "as fast as it goes"
+
+
 def ending(report: ResyncReport) -> str:
     """Return what became of it, as Markdown."""
     steps = [f"| {step.step} | {step.seconds:.3f} | {step.note} |" for step in report.steps]

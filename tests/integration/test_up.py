@@ -77,7 +77,7 @@ async def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(
     children = pids(await told(stack, "Ctrl-C stops everything"))
     assert set(children) == {
         *("nats", "s3", "temporal", "simulator", "normalizer-0"),
-        *("temporal-worker", "snapshot", "archive", "gateway", "ingestor"),
+        *("temporal-worker", "snapshot", "archive", "replay", "gateway", "ingestor"),
     }
     subscriber = Subscriber(f"ws://127.0.0.1:{ports['gateway']}/ws")
 

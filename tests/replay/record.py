@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ from models.recovery import RESYNC_QUEUE, STRETCH_RESYNC, ResyncReport, StretchI
 from storage.layout import Hour, Piece
 from storage.rows import Message
 from tests.archiving import STREAMS, Site, publish, site, trade
+from tests.canaries import Court, court
+from tests.candidates import make_flawed
+from tests.judged_past import Story
 from tests.recovery import Bench, bench
+from tests.replay.replays import REPLAY_PATHS, replays
 from tests.servers import eventually
 from venues.simulator.fault_spec import FaultSpec
 from workflows.starting import of_request, start_in_stretch
@@ -252,6 +257,28 @@ ARCHIVE_PATHS: tuple[Callable[[Site], Awaitable[Handle]], ...] = (
 )
 """The ways of the lake's workflows, likewise; each follows the one before it."""
 
+
+async def _canary_agrees(canary: Court) -> Handle:
+    return await canary.start("canary/agrees")
+
+
+async def _canary_diverges(canary: Court) -> Handle:
+    return await canary.start("canary/diverges", candidate_queue="wrong")
+
+
+async def _canary_nobody(canary: Court) -> Handle:
+    return await canary.start("canary/nobody", candidate_queue="none", start_within_s=0.2)
+
+
+async def _canary_unplanned(canary: Court) -> Handle:
+    return await canary.start("canary/unplanned", products=["BTC-XYZ"])
+
+
+CANARY_PATHS: tuple[Callable[[Court], Awaitable[Handle]], ...] = (
+    *(_canary_agrees, _canary_diverges, _canary_nobody, _canary_unplanned),
+)
+"""The ways of a canary."""
+
 PATHS: tuple[Callable[[Bench], Awaitable[Handle]], ...] = (
     *(_closed_trades, _pages, _stale_book, _refused_marker, _ticker, _sequence),
     *(_already_closed, _started_plainly, _retried, _delisted, _given_up, _aborted, _cancelled),
@@ -278,6 +305,10 @@ async def record(wanted: Sequence[str] = ()) -> None:
                 _write(path.__name__.strip("_"), handle.id, json.loads(history))
     if not wanted or {path.__name__.strip("_") for path in ARCHIVE_PATHS} & set(wanted):
         await _record_archive()
+    if not wanted or {path.__name__.strip("_") for path in CANARY_PATHS} & set(wanted):
+        await _record_canary()
+    if not wanted or {path.__name__.strip("_") for path in REPLAY_PATHS} & set(wanted):
+        await _record_replays()
     closed = json.loads((HISTORIES / "closed_trades.json").read_text())
     for event in closed["history"]["events"]:
         scheduled = event.get("activityTaskScheduledEventAttributes")
@@ -294,6 +325,35 @@ async def _record_archive() -> None:
                 handle = await path(archive)
                 with suppress(WorkflowFailureError, WorkflowContinuedAsNewError):
                     await handle.result(follow_runs=False)
+                history = (await handle.fetch_history()).to_json()
+                _write(path.__name__.strip("_"), handle.id, json.loads(history))
+
+
+async def _record_canary() -> None:
+    """Write the histories of canaries, all of them."""
+    with tempfile.TemporaryDirectory() as root:
+        story = Story(frames=2000, hours=1.5)
+        async with (
+            court(Path(root), story) as canary,
+            canary.candidate(),
+            canary.candidate("wrong", make=partial(make_flawed, "wrong")),
+        ):
+            for path in CANARY_PATHS:
+                handle = await path(canary)
+                with suppress(WorkflowFailureError):
+                    await handle.result()
+                history = (await handle.fetch_history()).to_json()
+                _write(path.__name__.strip("_"), handle.id, json.loads(history))
+
+
+async def _record_replays() -> None:
+    """Write the histories of replays, all of them."""
+    with tempfile.TemporaryDirectory() as root:
+        async with replays(Path(root)) as where:
+            for path in REPLAY_PATHS:
+                handle = await path(where)
+                with suppress(WorkflowFailureError):
+                    await handle.result()
                 history = (await handle.fetch_history()).to_json()
                 _write(path.__name__.strip("_"), handle.id, json.loads(history))
 

@@ -8,12 +8,15 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
-from tests.replay.record import ARCHIVE_PATHS, BAD, HISTORIES, KEPT, PATHS
+from tests.replay.record import ARCHIVE_PATHS, BAD, CANARY_PATHS, HISTORIES, KEPT, PATHS
+from tests.replay.replays import REPLAY_PATHS
 from workflows.archive import ArchiveWorkflow
+from workflows.canary import CanaryReplayWorkflow
 from workflows.compact import CompactWorkflow
 from workflows.connect import DATA_CONVERTER
 from workflows.gap_resync import GapResyncWorkflow
 from workflows.lake_audit import LakeAuditWorkflow
+from workflows.replay import ForgetReplayWorkflow, ReplayWorkflow
 from workflows.stretch_resync import StretchResyncWorkflow
 
 RECORDED = sorted(HISTORIES.glob("*.json"))
@@ -31,6 +34,7 @@ def replayer() -> Replayer:
         workflows=[
             *(GapResyncWorkflow, StretchResyncWorkflow),
             *(ArchiveWorkflow, CompactWorkflow, LakeAuditWorkflow),
+            *(CanaryReplayWorkflow, ReplayWorkflow, ForgetReplayWorkflow),
         ],
         data_converter=DATA_CONVERTER,
     )
@@ -38,7 +42,8 @@ def replayer() -> Replayer:
 
 def test_histories_of_every_path_are_there() -> None:
     """Without histories nothing would be proven: that is a failure, not a pass."""
-    expected = {path.__name__.strip("_") for path in (*PATHS, *ARCHIVE_PATHS)} | {BAD, *KEPT}
+    paths = (*PATHS, *ARCHIVE_PATHS, *CANARY_PATHS, *REPLAY_PATHS)
+    expected = {path.__name__.strip("_") for path in paths} | {BAD, *KEPT}
     assert {path.stem for path in RECORDED} == expected
 
 

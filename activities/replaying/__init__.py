@@ -1,0 +1,1 @@
+"""The parts of a replay's activity; `activities.replay` puts them together."""

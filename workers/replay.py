@@ -1,0 +1,103 @@
+"""The replay process: replays of the lake into namespaces of their own, and canaries' plans.
+
+Any number of these processes share the work. A replay keeps one of them busy: its normalizers run
+in the process that publishes.
+"""
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.canary import CanaryActivities
+from activities.replay import ReplayActivities
+from models.replaying import REPLAY_QUEUE
+from models.settings import Settings
+from models.subjects import Streams
+from storage.lake import Lake
+from storage.objects import ObjectStore
+from streaming.broker.jetstream import JetStreamLog
+from streaming.metrics import serve_metrics
+from streaming.normalize import Normalizer
+from workers.normalizer import make_normalizer
+from workers.process import run_worker
+from workers.temporal import until
+from workers.venue import VENUES
+from workflows.canary import CanaryReplayWorkflow
+from workflows.connect import connect_patiently, leave
+from workflows.replay import ForgetReplayWorkflow, ReplayWorkflow
+
+_GRACE = timedelta(seconds=2)
+_STICKY = timedelta(seconds=1)
+_REPLAYS_AT_ONCE = 8
+_TOLD_WITHIN = timedelta(seconds=0.5)
+"""An order to pause or to stop comes with the answer to a heartbeat."""
+
+
+def replay_activities(log: JetStreamLog, settings: Settings, lake: Lake) -> ReplayActivities:
+    """Return the activities, with normalizers made as the live ones of these settings."""
+
+    def make(streams: Streams, venue: str, shard: int, tasks: asyncio.TaskGroup) -> Normalizer:
+        return make_normalizer(log, settings, streams, VENUES[venue], shard, tasks)
+
+    return ReplayActivities(log, settings, lake, VENUES, make)
+
+
+def replay_worker(
+    client: Client,
+    log: JetStreamLog,
+    settings: Settings,
+    lake: Lake,
+    canary: CanaryActivities | None = None,
+    *,
+    cached: int = 1000,
+) -> Worker:
+    """Return the worker that replays, and that plans canaries and tells of their end."""
+    replays = replay_activities(log, settings, lake)
+    canary = canary or CanaryActivities(lake)
+    return Worker(
+        client,
+        task_queue=REPLAY_QUEUE,
+        workflows=[ReplayWorkflow, ForgetReplayWorkflow, CanaryReplayWorkflow],
+        activities=[
+            replays.open_replay,
+            replays.replay,
+            replays.forget_replay,
+            canary.plan_canary,
+            canary.note_canary,
+        ],
+        max_cached_workflows=cached,
+        sticky_queue_schedule_to_start_timeout=_STICKY,
+        max_concurrent_activities=_REPLAYS_AT_ONCE,
+        max_heartbeat_throttle_interval=_TOLD_WITHIN,
+        graceful_shutdown_timeout=_GRACE,
+    )
+
+
+async def replay(settings: Settings, stop: asyncio.Event) -> None:
+    """Replay until told to stop; what runs at that moment goes on at the next start."""
+    async with AsyncExitStack() as stack:
+        log = await JetStreamLog.of(settings, name="replay")
+        await stack.enter_async_context(log)
+        store = await stack.enter_async_context(ObjectStore.connect(settings))
+        canary = CanaryActivities(Lake(store))
+        serve_metrics(settings.metrics_port, canary.collectors, host=settings.metrics_host)
+        client = await until(stop, connect_patiently(settings))
+        if client is None:
+            return
+        worker = replay_worker(client, log, settings, Lake(store), canary)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run())
+            await stop.wait()
+            tasks.create_task(worker.shutdown())
+
+
+def main() -> int:
+    """Run; return the exit status."""
+    return run_worker("replay", replay)
+
+
+if __name__ == "__main__":
+    leave(main())
