@@ -57,6 +57,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ground_truth: Annotated[
         Path | None, typer.Option(help="Write everything that is said into this NDJSON file.")
     ] = None,
+    truth_channels: Annotated[
+        str,
+        typer.Option(help="Write only these channels into it, comma-separated; all by default."),
+    ] = "",
     data_dir: Annotated[
         Path | None, typer.Option(help=f"Write the ground truth to {_TRUTH_NAME} in here.")
     ] = None,
@@ -81,6 +85,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         paused=paused,
         limits=Limits.none() if no_limits else Limits(),
         ground_truth=ground_truth,
+        truth_channels=frozenset(_words(truth_channels)) or None,
         cassette=cassette,
         speed=speed,
     )

@@ -49,6 +49,17 @@ class _Head(msgspec.Struct):
     product_id: str = ""
 
 
+class Frame(NamedTuple):
+    """One recorded frame, whatever it says. `raw`: its line, where that is one of MD_RAW."""
+
+    number: int
+    time_us: int
+    kind: str
+    product: str
+    text: bytes
+    raw: bytes | None
+
+
 class Taped(NamedTuple):
     """One recorded frame that can be played."""
 
@@ -68,14 +79,27 @@ def read(path: Path) -> Iterator[Taped]:
     Raises:
         CassetteError: the file cannot be read, or a line is in neither format.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                taped = _read_line(path, number, line.strip())
-                if taped is not None:
-                    yield taped
-    except OSError as error:
-        raise CassetteError(path, 0, error.strerror or str(error)) from error
+    for frame in _frames(path):
+        channels = _CHANNELS.get(frame.kind)
+        if channels is not None:
+            yield Taped(frame.time_us, channels, frame.product, frame.text.decode())
+
+
+def frames(path: Path) -> Iterator[Frame]:
+    """Yield all frames in order, those that cannot be played, too; the log's notes are left out.
+
+    Raises:
+        CassetteError: as `read`, or a frame is older than the one before it, or there is none.
+    """
+    newest_us = -1
+    for frame in _frames(path):
+        if frame.time_us < newest_us:
+            why = f"was received {newest_us - frame.time_us:,} µs before the frame above it"
+            raise CassetteError(path, frame.number, f"{why}: frames must be in order of time")
+        newest_us = frame.time_us
+        yield frame
+    if newest_us < 0:
+        raise CassetteError(path, 0, "holds no frame")
 
 
 def products(path: Path) -> list[str]:
@@ -90,18 +114,27 @@ def products(path: Path) -> list[str]:
     return [name for name in names if name]
 
 
-def _read_line(path: Path, number: int, line: bytes) -> Taped | None:
+def _frames(path: Path) -> Iterator[Frame]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                frame = _read_line(path, number, line.strip())
+                if frame is not None:
+                    yield frame
+    except OSError as error:
+        raise CassetteError(path, 0, error.strerror or str(error)) from error
+
+
+def _read_line(path: Path, number: int, line: bytes) -> Frame | None:
     if not line or line.startswith(b"wss://"):
         return None
+    raw = line if line.startswith(b"{") else None
     try:
-        time_us, frame = _own(line) if line.startswith(b"{") else _stamped(line)
-        head = _decode_head(frame) if frame else _Head()
+        time_us, text = _stamped(line) if raw is None else _own(raw)
+        head = _decode_head(text) if text else _Head()
     except (ValueError, msgspec.DecodeError) as error:
         raise CassetteError(path, number, str(error)) from error
-    channels = _CHANNELS.get(head.type)
-    if channels is None:
-        return None
-    return Taped(time_us, channels, head.product_id, frame.decode())
+    return Frame(number, time_us, head.type, head.product_id, text, raw) if text else None
 
 
 def _own(line: bytes) -> tuple[int, bytes]:

@@ -60,3 +60,20 @@ def test_cassette_missing_or_empty_is_refused(tmp_path: Path) -> None:
         cassette.products(tmp_path / "none.txt")
     with pytest.raises(CassetteError, match="holds no frame"):
         cassette.products(_file(tmp_path, ""))
+
+
+def test_frames_of_a_cassette_are_all_there_and_in_order(tmp_path: Path) -> None:
+    """Acks, too, with their lines; a frame older than the one before it is named."""
+    ack = '{"type":"subscriptions","channels":[]}'
+    path = _file(tmp_path, "wss://x", f"1.5: {ack}", f"2: {MATCH}")
+    first, second = cassette.frames(path)
+    assert (first.number, first.kind, first.product, first.raw) == (2, "subscriptions", "", None)
+    assert (second.time_us, second.text) == (2_000_000, MATCH.encode())
+    line = frame_line(17, "c", 1, MATCH.encode())
+    (own,) = cassette.frames(_file(tmp_path, line.decode()))
+    assert (own.raw, own.time_us, own.product) == (line, 17, "BTC-USD")
+    late = _file(tmp_path, f"2: {MATCH}", f"1.999999: {MATCH}")
+    with pytest.raises(CassetteError, match=r"line 2: was received 1 µs before the frame above"):
+        list(cassette.frames(late))
+    with pytest.raises(CassetteError, match="holds no frame"):
+        list(cassette.frames(_file(tmp_path, "wss://x")))
