@@ -4,6 +4,7 @@ import sys
 
 from rich.table import Table
 
+from bench.canary import canary
 from bench.gateway_fanout import gateway_fanout
 from bench.gateway_latency import gateway_latency
 from bench.gateway_memory import gateway_memory
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "gateway-resume": gateway_resume,
     "latest": latest,
     "lake": lake,
+    "canary": canary,
 }
 
 
