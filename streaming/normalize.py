@@ -27,7 +27,7 @@ from models.subjects import (
     state_subject,
     ticks_subject,
 )
-from streaming.broker.log import Log, LogMessage
+from streaming.broker.log import Log, LogBehindError, LogMessage
 from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
 from streaming.core.hold import Hold
 from streaming.core.normalizer import DEFAULT_HOLD, ProductNormalizer
@@ -152,7 +152,21 @@ class Normalizer:
             names.update(product_of(subject)[1] for subject in subjects)
         for name in sorted(names - {META_PRODUCT}):
             await self._restore(name)
+        await self._check_end()
         return min((product.applied for product in self._products.values()), default=0)
+
+    async def _check_end(self) -> None:
+        """Refuse to go on from positions that MD_RAW does not have (any more).
+
+        Raises:
+            LogBehindError: what it gets next would be taken for what was normalized before.
+        """
+        streams, products = self._streams, self._products.values()
+        reached = max((max(one.applied, one.published) for one in products), default=0)
+        last = (await self._log.extent(streams.raw)).last
+        if reached > last:
+            made = f"what is in {streams.ticks} and {streams.state}"
+            raise LogBehindError(streams.raw, last, made, reached)
 
     async def _restore(self, name: str) -> _Product:
         """Bring one product to its checkpoint and find out what has been published since."""

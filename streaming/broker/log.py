@@ -76,6 +76,21 @@ class LogRemadeError(LogError):
         self.stream = stream
 
 
+class LogBehindError(LogError):
+    """A stream ends before what was made of it: it was made anew, or has lost its end.
+
+    Going on would pass over what it gets next. Attributes: stream.
+    """
+
+    def __init__(self, stream: str, last: int, made: str, position: int) -> None:
+        super().__init__(
+            f"{stream} ends at {last:,}, but {made} was made of it up to {position:,}: it was made "
+            f"anew, or has lost its end. Delete {made} too and start again, or choose another "
+            "JS_STREAM_NAME"
+        )
+        self.stream = stream
+
+
 class Log(Protocol):
     """Durable subjects grouped into streams."""
 

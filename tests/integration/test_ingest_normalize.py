@@ -5,12 +5,13 @@ import json
 from contextlib import aclosing
 from typing import Any
 
+import nats
 import pytest
 
 from models.settings import Settings
 from models.subjects import Streams, raw_subject, state_subject, ticks_subject
 from streaming.broker.jetstream import JetStreamLog
-from streaming.broker.log import FencedError
+from streaming.broker.log import FencedError, LogBehindError
 from streaming.broker.outbox import POSITION_HEADER
 from streaming.core.normalizer import ProductNormalizer
 from streaming.core.outputs import Outputs
@@ -106,6 +107,23 @@ def consumed(log: JetStreamLog, product: str = PRODUCT) -> Any:
         )
 
     return check
+
+
+async def test_raw_log_made_anew_is_not_taken_for_the_old_one(
+    log: JetStreamLog, settings: Settings
+) -> None:
+    """Its first records would be passed over as known; the error says what to do."""
+    await ingest(log, [(NOW, match(n)) for n in range(1, 6)], [PRODUCT])
+    await normalize(log, consumed(log), graceful=True)
+    client = await nats.connect(settings.nats_urls[0])
+    await client.jetstream().delete_stream(STREAMS.raw)
+    await client.close()
+    await log.ensure_streams(settings)
+    await ingest(log, [(NOW, match(6))], [PRODUCT])
+    async with asyncio.TaskGroup() as tasks:
+        normalizer = Normalizer(log, STREAMS, "coinbase", 0, decode, tasks)
+        with pytest.raises(LogBehindError, match=r"MD_RAW ends at .*Delete what is in MD_TICKS"):
+            await normalizer.run()
 
 
 @needs_recordings
