@@ -1,4 +1,4 @@
-"""How a process comes to NATS: who it says it is, how it knows the server, how long it waits.
+"""How a process comes to NATS: who it says it is, how it knows the server, and when it is away.
 
 Here because the log and the latest-state store connect alike, and neither may import the other.
 """
@@ -11,8 +11,23 @@ from typing import Any
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
 from models.settings import Settings
+
+NATS_AWAY = (
+    nats.errors.TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.StaleConnectionError,
+    nats.errors.UnexpectedEOF,
+    NoStreamResponseError,
+    ServiceUnavailableError,
+    OSError,
+)
+"""What the client raises while the server, or JetStream in it, is away: to be tried again."""
 
 _CANCEL_EVERY_S = 0.05
 _log = structlog.get_logger(__name__)

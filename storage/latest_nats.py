@@ -22,13 +22,11 @@ from nats.js.errors import (
     KeyNotFoundError,
     KeyValueError,
     KeyWrongLastSequenceError,
-    NoStreamResponseError,
     NotFoundError,
-    ServiceUnavailableError,
 )
 from nats.js.kv import KeyValue
 
-from models.nats_access import NatsAwayError, WaryClient, connect_within, nats_options
+from models.nats_access import NATS_AWAY, NatsAwayError, WaryClient, connect_within, nats_options
 from models.settings import Settings
 from storage.errors import (
     BadRequestError,
@@ -49,18 +47,6 @@ _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
 _WITHIN_S = 3.0
 _CONNECT_S = 2
-_AWAY = (
-    nats.errors.TimeoutError,
-    nats.errors.NoRespondersError,
-    nats.errors.ConnectionClosedError,
-    nats.errors.ConnectionReconnectingError,
-    nats.errors.OutboundBufferLimitError,
-    nats.errors.StaleConnectionError,
-    nats.errors.UnexpectedEOF,
-    NoStreamResponseError,
-    ServiceUnavailableError,
-    OSError,
-)
 _FULL = frozenset({10047, 10077})  # insufficient storage; maximum bytes exceeded
 
 
@@ -206,7 +192,7 @@ class NatsLatestStore:
         for attempt in itertools.count():
             try:
                 answer = await call(*request, **more)
-            except _AWAY as error:
+            except NATS_AWAY as error:
                 failure: StorageError = UnavailableError(self._bucket, f"no answer ({error!r})")
                 if attempt == _RETRIES:
                     raise failure from error

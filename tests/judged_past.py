@@ -12,7 +12,6 @@ from random import Random
 import msgspec
 
 from models.checkpoint import Checkpoint, encode_checkpoint
-from models.numbers import us_to_iso
 from models.records import ResyncMarker, frame_line, marker_line
 from models.resync import ResyncRequest
 from storage.lake import Lake
@@ -21,6 +20,7 @@ from storage.rows import Message
 from storage.state import keep_state, stands_alone
 from streaming.core.normalizer import ProductNormalizer
 from streaming.core.outputs import Outputs
+from tests.market import rest_answer
 from venues.coinbase.mapper import VENUE, decode
 from venues.simulator.catalogue import product as listed
 from venues.simulator.exchange import Exchange
@@ -138,7 +138,9 @@ class Story:
                 one.lines = []
         for request in requests:
             self.now_us += 1000
-            marker = ResyncMarker(request.resync_id, request.feed, self._answer(request))
+            marker = ResyncMarker(
+                request.resync_id, request.feed, rest_answer(self._exchange, request, self.now_us)
+            )
             self._apply(request.product, marker_line(self.now_us, marker))
             self.recovered += 1
         self._keep_states()
@@ -183,21 +185,6 @@ class Story:
         raws = [msgspec.Raw(line.encode()) for line in lines]
         # Copied at once: the cursors hold what the core goes on to change.
         return Checkpoint(VENUE, name, one.applied, one.ticks_seq, raws, msgspec.Raw(cursors))
-
-    def _answer(self, request: ResyncRequest) -> msgspec.Raw:
-        """Return what REST says now."""
-        shown = self._exchange.listed[request.product]
-        time = us_to_iso(self.now_us)
-        if request.feed == "book":
-            return msgspec.Raw(shown.wire.rest_book(shown.engine, 2, time).encode())
-        trades = [
-            shown.wire.rest_trade(one.match, us_to_iso(one.time_us))
-            for one in shown.history.page(1000, None, None)
-        ]
-        if request.feed == "trades":
-            return msgspec.Raw(f"[{','.join(trades[::-1])}]".encode())
-        book = shown.wire.rest_book(shown.engine, 1, time)
-        return msgspec.Raw(f'{{"book":{book},"trade":{trades[0]}}}'.encode())
 
 
 class Broken(ProductNormalizer):

@@ -15,8 +15,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import uvloop
 
+from models.numbers import us_to_iso
+from models.resync import ResyncRequest
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from streaming.ingest import Ingest
@@ -57,6 +60,22 @@ class Speaker:
         self._sink.frame(self.now_us, _CONN, frame.encode())
         self.said += 1
         self.now_us += _SECOND_US // RATE
+
+
+def rest_answer(exchange: Exchange, request: ResyncRequest, now_us: int) -> msgspec.Raw:
+    """Return what the exchange's REST says to a request for recovery."""
+    shown = exchange.listed[request.product]
+    time = us_to_iso(now_us)
+    if request.feed == "book":
+        return msgspec.Raw(shown.wire.rest_book(shown.engine, 2, time).encode())
+    trades = [
+        shown.wire.rest_trade(one.match, us_to_iso(one.time_us))
+        for one in shown.history.page(1000, None, None)
+    ]
+    if request.feed == "trades":
+        return msgspec.Raw(f"[{','.join(reversed(trades))}]".encode())
+    book = shown.wire.rest_book(shown.engine, 1, time)
+    return msgspec.Raw(f'{{"book":{book},"trade":{trades[0]}}}'.encode())
 
 
 class MarketProcess(Process):

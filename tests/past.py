@@ -22,7 +22,6 @@ from typing import get_args
 import msgspec
 
 from models.archiving import Stream
-from models.numbers import us_to_iso
 from models.records import ResyncMarker, marker_line
 from models.replaying import FOR_EVER_US
 from models.resync import ResyncRequest
@@ -35,6 +34,7 @@ from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.pages import Pages
 from streaming.ingest import Ingest
 from tests.archiving import PRODUCTS, VENUE, Site, site
+from tests.market import rest_answer
 from tests.servers import Process, eventually
 from venues.coinbase.mapper import VENUE as NAME
 from venues.simulator.catalogue import product as listed
@@ -141,27 +141,16 @@ class Story:
         for request in waiting:
             self._answered.add(request.resync_id)
             self.speaker.now_us += 1000
-            marker = ResyncMarker(request.resync_id, request.feed, self._answer(request))
+            marker = ResyncMarker(
+                request.resync_id,
+                request.feed,
+                rest_answer(self._exchange, request, self.speaker.now_us),
+            )
             await self._log.publish(
                 raw_subject(shard_of(VENUE, request.product, SHARDS), VENUE, request.product),
                 marker_line(self.speaker.now_us, marker),
             )
         return len(waiting)
-
-    def _answer(self, request: ResyncRequest) -> msgspec.Raw:
-        """Return what REST says now."""
-        shown = self._exchange.listed[request.product]
-        time = us_to_iso(self.speaker.now_us)
-        if request.feed == "book":
-            return msgspec.Raw(shown.wire.rest_book(shown.engine, 2, time).encode())
-        trades = [
-            shown.wire.rest_trade(one.match, us_to_iso(one.time_us))
-            for one in shown.history.page(1000, None, None)
-        ]
-        if request.feed == "trades":
-            return msgspec.Raw(f"[{','.join(reversed(trades))}]".encode())
-        book = shown.wire.rest_book(shown.engine, 1, time)
-        return msgspec.Raw(f'{{"book":{book},"trade":{trades[0]}}}'.encode())
 
 
 @dataclass(frozen=True)

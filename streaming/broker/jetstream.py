@@ -12,20 +12,16 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-import nats
-import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import (
     APIError,
-    NoStreamResponseError,
     NotFoundError,
-    ServiceUnavailableError,
 )
 
-from models.nats_access import NatsAwayError, WaryClient, connect_within, nats_options
+from models.nats_access import NATS_AWAY, NatsAwayError, WaryClient, connect_within, nats_options
 from models.settings import Settings
 from models.subjects import LIVE, Streams
 from streaming.broker.acks import AckInbox, RefusedError
@@ -56,18 +52,6 @@ _PENDING_BYTES = 64 * 1024**2
 _HEADROOM_BYTES = 4096
 _DEDUPLICATION_S = 120.0
 _REPLAY_AGE_S = 7 * 86400.0
-_AWAY = (
-    nats.errors.TimeoutError,
-    nats.errors.NoRespondersError,
-    nats.errors.ConnectionClosedError,
-    nats.errors.ConnectionReconnectingError,
-    nats.errors.OutboundBufferLimitError,
-    nats.errors.StaleConnectionError,
-    nats.errors.UnexpectedEOF,
-    NoStreamResponseError,
-    ServiceUnavailableError,
-    OSError,
-)
 _log = structlog.get_logger(__name__)
 
 
@@ -168,7 +152,7 @@ class JetStreamLog:
         while True:
             try:
                 await honour_cancel(self._js.add_stream(config))
-            except _AWAY:
+            except NATS_AWAY:
                 await asyncio.sleep(_RETRY_MAX_S)
                 continue
             except APIError as error:
@@ -186,7 +170,7 @@ class JetStreamLog:
                 await honour_cancel(self._js.delete_stream(names[0]))
             except NotFoundError:
                 del names[0]
-            except _AWAY:
+            except NATS_AWAY:
                 await asyncio.sleep(_RETRY_MAX_S)
             else:
                 deleted.append(names.pop(0))
@@ -272,7 +256,7 @@ class JetStreamLog:
                 found = await honour_cancel(self._js.get_last_msg(stream, subject, direct=True))
             except NotFoundError:
                 return None
-            except _AWAY:
+            except NATS_AWAY:
                 await asyncio.sleep(_RETRY_MAX_S)
                 continue
             return LogMessage(subject, found.seq or 0, found.data or b"", found.headers or {})
@@ -299,7 +283,7 @@ class JetStreamLog:
                 return await self._js.stream_info(stream, subjects_filter=pattern)
             except NotFoundError as error:
                 raise StreamMissingError(stream) from error
-            except _AWAY:
+            except NATS_AWAY:
                 await asyncio.sleep(_RETRY_MAX_S)
 
     async def read(
@@ -338,7 +322,7 @@ class JetStreamLog:
                 return await get_stretch(
                     self._client, stream, subjects, after=after, limit=limit, max_bytes=max_bytes
                 )
-            except _AWAY as error:
+            except NATS_AWAY as error:
                 _log.debug("reading again", stream=stream, error=repr(error))
                 await asyncio.sleep(_RETRY_MAX_S)
 

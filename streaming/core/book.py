@@ -118,5 +118,13 @@ class Book:
         """Return asks as text, the lowest first."""
         return self._asks.sorted(depth)
 
+    def __eq__(self, other: object) -> bool:
+        """Compare all levels, digit by digit."""
+        if not isinstance(other, Book):
+            return NotImplemented
+        return self._bids.levels == other._bids.levels and self._asks.levels == other._asks.levels
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
     def __len__(self) -> int:
         return len(self._bids.levels) + len(self._asks.levels)

@@ -12,31 +12,15 @@ from collections.abc import Iterable
 
 import msgspec
 
-from models.canonical import Level, State
+from models.canonical import State
 from models.events import BookDelta, BookMarker, BookSnapshot, Event, Lost
 from models.resync import MANUAL, GapReason
 from streaming.core.book import Book
 from streaming.core.coverage import Coverage
 from streaming.core.hold import Hold
 from streaming.core.outputs import Outputs
+from streaming.core.standby import Place, Shadow, Standby
 from streaming.core.writer import Gap, Writer
-
-
-class Shadow(msgspec.Struct):
-    """The book of a connection that is not followed, as of `ts_event`; ready to take over."""
-
-    ts_event: int
-    bids: list[Level]
-    asks: list[Level]
-
-
-class _Standby:
-    """A shadow at work."""
-
-    __slots__ = ("book", "ts")
-
-    def __init__(self, book: Book, ts_event: int) -> None:
-        self.book, self.ts = book, ts_event
 
 
 class BookCursor(msgspec.Struct):
@@ -50,6 +34,7 @@ class BookCursor(msgspec.Struct):
     gap: Gap | None
     shadows: dict[str, Shadow] = {}
     floor: int = 0
+    count: int = 0
 
 
 class BookFeed:
@@ -57,6 +42,7 @@ class BookFeed:
 
     __slots__ = (
         "_conn",
+        "_count",
         "_coverage",
         "_floor",
         "_held",
@@ -72,14 +58,14 @@ class BookFeed:
     def __init__(self, venue: str, product: str, hold: Hold, coverage: Coverage) -> None:
         self.writer = Writer(venue, product, "book")
         self._coverage = coverage
-        self._standby: dict[str, _Standby] = {}
+        self._standby: dict[str, Standby] = {}
         self.book = Book()
         self._hold = hold
         self._conn: str | None = None
         self._held: list[BookDelta] = []
         self._held_from = 0
         self._overflow_from: int | None = None
-        self._ts = 0
+        self._ts = self._count = 0
         self._floor = 0
 
     @property
@@ -101,6 +87,7 @@ class BookFeed:
         self._conn = event.conn
         self._replace(Book(event.bids, event.asks))
         self._ts = event.ts_ingest if event.ts_event is None else event.ts_event
+        self._count = 0
         # Without a time of its own, receipt time must not get ahead of the changes' event times.
         seq = writer.seq + 1 if event.ts_event is None else max(event.ts_event, writer.seq + 1)
         writer.snapshot(out, seq, self._ts, "subscribe", self._levels())
@@ -114,10 +101,7 @@ class BookFeed:
         """Take changes; those of a connection that is not followed go to its own book."""
         if event.conn != self._conn:
             if self._conn is not None:
-                standby = self._standby.get(event.conn)
-                if standby is not None:
-                    standby.book.apply(event.changes)
-                    standby.ts = event.ts_event
+                self._stand_by(event, out)
                 return
             self._conn = event.conn
             self._open("no_snapshot", event.ts_event, position, event.ts_ingest, out)
@@ -138,14 +122,51 @@ class BookFeed:
         if not healthy or event.conn == self._conn:
             return False
         ts_event = event.ts_ingest if event.ts_event is None else event.ts_event
-        self._standby[event.conn] = _Standby(Book(event.bids, event.asks), ts_event)
+        book = Book(event.bids, event.asks)
+        self._standby[event.conn] = Standby(book, Place(ts_event, 0), ts_event)
         return True
 
+    def _stand_by(self, event: BookDelta, out: Outputs) -> None:
+        """Apply changes of a line that is not followed to its own book."""
+        standby = self._standby.get(event.conn)
+        if standby is None:
+            return
+        standby.take(event, Place(self._ts, self._count), self._hold.messages)
+        if standby.is_ahead and self._coverage.is_down(self._conn):
+            self.watch(event.ts_ingest, out)
+
     def watch(self, now_us: int, out: Outputs) -> None:
-        """Leave a line that fell silent without a word, as a killed ingestor's does."""
-        waiting = self._standby and self.writer.gap is None
-        if waiting and self._conn not in self._coverage.alive(now_us):
+        """Leave a line that has ended, or fell silent without a word as a killed ingestor's does.
+
+        What its book shows is true, so the chain goes on with what another line has beyond it; a
+        line that has not come so far yet is waited for.
+        """
+        if not self._standby or self.writer.gap is not None:
+            return
+        alive = self._coverage.alive(now_us)
+        if self._conn in alive:
+            return
+        here = Place(self._ts, self._count)
+        able = [
+            (standby.place, conn)
+            for conn, standby in self._standby.items()
+            if conn in alive and standby.continues(here) and not standby.book.crossed
+        ]
+        if not able:
             self.take_over(now_us, out)
+        elif max(able)[0] >= here:
+            self._go_on(max(able)[1], here, out)
+
+    def _go_on(self, conn: str, here: Place, out: Outputs) -> None:
+        """Follow another line from where the chain has come to; the one that is left stands by."""
+        left, standby = self._conn, self._standby.pop(conn)
+        if left is not None and not self._coverage.is_down(left):
+            book = Book(self.book.bids(), self.book.asks())
+            self._standby[left] = Standby(book, here, here.ts)
+        self._conn = conn
+        said = [self._advance(event, out) for event in standby.beyond(here)]
+        if not all(said) or self.book != standby.book:
+            self._follow(conn, standby, out)  # the lines differ: this one counts from now on
 
     def take_over(self, now_us: int, out: Outputs) -> bool:
         """Follow another line that is up, from its own book on; return whether there is one."""
@@ -153,18 +174,23 @@ class BookFeed:
             standby = self._standby.get(conn)
             if standby is not None and conn != self._conn and not standby.book.crossed:
                 del self._standby[conn]
-                self._conn = conn
-                self._replace(standby.book)
-                self._ts = standby.ts
-                seq = max(standby.ts, self.writer.seq + 1)
-                self.writer.snapshot(out, seq, standby.ts, "subscribe", self._levels())
+                self._follow(conn, standby, out)
                 return True
         return False
+
+    def _follow(self, conn: str, standby: Standby, out: Outputs) -> None:
+        """Begin a new chain with another line's book."""
+        self._conn = conn
+        self._replace(standby.book)
+        self._ts, self._count = standby.place
+        seq = max(self._ts, self.writer.seq + 1)
+        self.writer.snapshot(out, seq, self._ts, "subscribe", self._levels())
 
     def _advance(self, event: BookDelta, out: Outputs) -> bool:
         """Apply changes and append the tick, unless they cross the book: then return false."""
         writer, book, changes = self.writer, self.book, event.changes
         book.apply(changes)
+        self._count = self._count + 1 if event.ts_event == self._ts else 1
         self._ts = event.ts_event
         if book.crossed:
             return False
@@ -237,6 +263,7 @@ class BookFeed:
             self._held_from = out.reread
         self._replace(Book(event.bids, event.asks))
         self._held, self._ts, self._floor = held, event.ts_event, event.ts_event
+        self._count = 0
         seq = max(event.ts_event, writer.seq + 1)
         writer.snapshot(out, seq, event.ts_event, "resync", self._levels(), event.resync_id)
         return True
@@ -306,23 +333,15 @@ class BookFeed:
             self._overflow_from,
             writer.state,
             writer.gap,
-            self._shadows(),
+            {conn: standby.shadow() for conn, standby in self._standby.items()},
             self._floor,
+            self._count,
         )
-
-    def _shadows(self) -> dict[str, Shadow]:
-        return {
-            conn: Shadow(standby.ts, standby.book.bids(), standby.book.asks())
-            for conn, standby in self._standby.items()
-        }
 
     def restore(self, cursor: BookCursor, book: Book) -> None:
         """Go on from a checkpoint and the levels that it came with."""
         self.writer.restore(cursor.seq, cursor.state, cursor.gap)
-        self._conn, self._ts = cursor.conn, cursor.ts_event
+        self._conn, self._ts, self._count = cursor.conn, cursor.ts_event, cursor.count
         self._overflow_from, self._floor = cursor.overflow_from, cursor.floor
-        self._standby = {
-            conn: _Standby(Book(shadow.bids, shadow.asks), shadow.ts_event)
-            for conn, shadow in cursor.shadows.items()
-        }
+        self._standby = {conn: Standby.restored(shadow) for conn, shadow in cursor.shadows.items()}
         self.book = book

@@ -192,8 +192,8 @@ class ProductNormalizer:
     def _down(self, event: Down, out: Outputs) -> None:
         """Announce that nobody watches any more, unless another line does."""
         self._coverage.down(event.conn)
-        if event.conn == self._book.conn and self._book.writer.gap is None:
-            self._book.take_over(event.ts_ingest, out)
+        if event.conn == self._book.conn:
+            self._book.watch(event.ts_ingest, out)
         if self._coverage.watched(event.ts_ingest):
             return
         for feed in self._feeds:

@@ -711,6 +711,95 @@ def test_book_of_the_second_line_takes_over_when_the_first_falls_silent() -> Non
     assert feed.delta() == ["book tick"]
 
 
+class Lines(Feed):
+    """Two lines, `a` and `b`, that bring the same book; line `a` is followed at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = {"a": 0, "b": 0}
+        for line in "ab":
+            self.on(line).snapshot()
+        for line in "ab":
+            self.change(line, 0, "98")
+
+    def on(self, line: str) -> "Lines":
+        self.numbers[self.conn[0]] = self.n
+        self.conn, self.n = f"{line}-1", self.numbers[line]
+        return self
+
+    def change(self, line: str, at: int, price: str) -> list[str]:
+        """Bring a change of a time, a second and `at` µs after the first."""
+        head = self.on(line).head()
+        return self.send(BookDelta(*head, T0 + 1_000_000 + at, [("bid", price, "1")]))
+
+    def end(self, line: str) -> list[str]:
+        return self.send(Down(*self.on(line).head(), "gone"))
+
+    def prices(self) -> list[str]:
+        """Return what the chain says of the book's bids."""
+        return [price for price, _ in self.core._book.book.bids()]
+
+
+def test_chain_of_the_book_goes_on_with_what_the_second_line_has_beyond_the_first() -> None:
+    """Nothing is missing and nothing comes twice, whichever of them was ahead."""
+    feed = Lines()
+    assert feed.change("a", 10, "97") == ["book tick"]
+    assert feed.change("b", 10, "97") == []
+    assert feed.change("b", 20, "96") == []
+    assert feed.end("a") == ["book tick"]
+    assert feed.change("b", 30, "95") == ["book tick"]
+    assert feed.prices() == ["99", "98", "97", "96", "95"]
+
+
+def test_second_line_that_is_behind_takes_over_when_it_has_come_so_far() -> None:
+    """What the first line had said already does not come again."""
+    feed = Lines()
+    for price in ("97", "96"):  # of the same microsecond
+        assert feed.change("a", 10, price) == ["book tick"]
+    assert feed.end("a") == []
+    assert feed.change("b", 10, "97") == []
+    assert feed.change("b", 10, "96") == []
+    assert feed.change("b", 10, "95") == ["book tick"]
+    assert feed.change("b", 20, "94") == ["book tick"]
+    assert feed.prices() == ["99", "98", "97", "96", "95", "94"]
+
+
+def test_line_that_fell_silent_and_speaks_again_stands_by() -> None:
+    """It brings late what the other one has said; then it can take over in its turn."""
+    feed = Lines()
+    feed.now += 4_000_000
+    feed.change("b", 10, "97")
+    assert feed.on("b").heartbeat(0) == ["book tick"]
+    assert feed.change("b", 20, "96") == ["book tick"]
+    assert feed.change("a", 10, "97") == []
+    assert feed.end("b") == []
+    assert feed.change("a", 20, "96") == []
+    assert feed.change("a", 30, "95") == ["book tick"]
+    assert feed.prices() == ["99", "98", "97", "96", "95"]
+
+
+def test_second_line_with_another_book_begins_a_new_chain() -> None:
+    """Where the lines differ, the chain must not go on as if they did not."""
+    feed = Lines()
+    feed.change("b", 5, "90")
+    feed.change("a", 10, "97")
+    feed.change("b", 20, "96")
+    assert feed.end("a") == ["book tick", "book snapshot subscribe"]
+    assert feed.prices() == ["99", "98", "96", "90"]
+
+
+def test_what_a_second_line_has_beyond_the_first_survives_a_restart() -> None:
+    """A checkpoint has it; the restarted normalizer says the same."""
+    feed = Lines()
+    feed.change("b", 10, "97")
+    lines, cursors = feed.core.checkpoint()
+    restarted = ProductNormalizer("coinbase", "BTC-USD")
+    restarted.restore([line.encode() for line in lines], cursors)
+    feed.core = restarted
+    assert feed.end("a") == ["book tick"]
+    assert feed.prices() == ["99", "98", "97"]
+
+
 def test_change_that_the_fetched_book_already_has_is_left_out() -> None:
     """REST may be ahead of the feed: older changes that come later must not put old sizes back."""
     feed = Feed()
