@@ -270,9 +270,10 @@ async def test_client_of_very_many_products_resumes_them_all(
     names = [f"PRODUCT{number}-USD" for number in range(1500)]
 
     async def write(seq: int) -> None:
-        for name in names:
-            line = tick(10**12 + seq, 10**12 + seq - 1, product=name)
-            await log.publish(f"market.ticks.0.coinbase.{name}", line)
+        async with asyncio.TaskGroup() as tasks:
+            for name in names:
+                line = tick(10**12 + seq, 10**12 + seq - 1, product=name)
+                tasks.create_task(log.publish(f"market.ticks.0.coinbase.{name}", line))
 
     await write(1)
     settings = settings.model_copy(update={"coinbase_products": (names[0],)})
