@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint typecheck imports test storm demo up bench bench-gateway lock \
+.PHONY: help install lint typecheck imports test storm chaos demo up bench bench-gateway lock \
 	run-ingestor run-normalizer run-gateway run-recovery run-archive run-replay watch-gateway clean \
 	compose-up compose-down helm-check
 
@@ -37,6 +37,9 @@ test: lint typecheck imports ## the gate: lint, types, imports, tests with branc
 storm: install ## a thousand gaps; half an hour archived while all fails: the whole of what tests do in short
 	STORM=whole $(BIN)/pytest -q tests/integration/test_recovery_storm.py
 	$(BIN)/python -m tests.archive_storm
+
+chaos: install ## kill, pause, cut and restart everything under load, and judge; SEED= DURATION=
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(DURATION),--duration $(DURATION))
 
 demo: install ## the whole system here, against the simulator, with gaps and a live table
 	$(BIN)/ledgerflux up --venue sim --watch --gap-every 10

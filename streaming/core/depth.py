@@ -79,8 +79,12 @@ class BookFeed:
         return bool(self._held)
 
     def snapshot(self, event: BookSnapshot, position: int, out: Outputs) -> None:
-        """Take a snapshot: a new chain, unless the one that is followed is in good health."""
+        """Take a snapshot: a new chain, unless the one that is followed is in good health.
+
+        Or another line goes on with it, where the one that was followed has just been replaced.
+        """
         writer = self.writer
+        self.watch(event.ts_ingest, out)
         if self._second(event):
             return
         self._standby.pop(event.conn, None)
@@ -128,10 +132,12 @@ class BookFeed:
 
     def _stand_by(self, event: BookDelta, out: Outputs) -> None:
         """Apply changes of a line that is not followed to its own book."""
-        standby = self._standby.get(event.conn)
+        standby, here = self._standby.get(event.conn), Place(self._ts, self._count)
         if standby is None:
-            return
-        standby.take(event, Place(self._ts, self._count), self._hold.messages)
+            standby = self._standby[event.conn] = Standby(Book(), Place(0, 0), None)
+        standby.take(event, here, self._hold.messages)
+        if self.writer.gap is None:
+            standby.learn(self.book, here)
         if standby.is_ahead and self._coverage.is_down(self._conn):
             self.watch(event.ts_ingest, out)
 
@@ -172,7 +178,9 @@ class BookFeed:
         """Follow another line that is up, from its own book on; return whether there is one."""
         for conn in self._coverage.alive(now_us):
             standby = self._standby.get(conn)
-            if standby is not None and conn != self._conn and not standby.book.crossed:
+            if standby is None or standby.since is None or conn == self._conn:
+                continue
+            if not standby.book.crossed:
                 del self._standby[conn]
                 self._follow(conn, standby, out)
                 return True

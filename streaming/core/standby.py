@@ -19,15 +19,15 @@ class Place(NamedTuple):
     """How far a book is: time of its newest change, and how many changes have that time."""
 
     ts: int
-    count: int
+    same: int
 
     def after(self, ts: int) -> "Place":
         """Return the place of the next change."""
-        return Place(ts, self.count + 1 if ts == self.ts else 1)
+        return Place(ts, self.same + 1 if ts == self.ts else 1)
 
 
 class Shadow(msgspec.Struct):
-    """A standby in a checkpoint; one without `since` cannot go on with a chain."""
+    """A standby in a checkpoint; the book of one without `since` is not known yet."""
 
     ts_event: int
     bids: list[Level]
@@ -40,7 +40,8 @@ class Shadow(msgspec.Struct):
 class Standby:
     """A book that is kept beside the followed one.
 
-    Attributes: book; place; since, from what event time on it has seen every change.
+    Attributes: book; place; since, from what event time on it has seen every change, none while
+    its book is not known: that of a line which was met, or doubted, in the middle.
     """
 
     __slots__ = ("_ahead", "book", "place", "since")
@@ -59,13 +60,23 @@ class Standby:
         self.book.apply(event.changes)
         self.place = self.place.after(event.ts_event)
         ahead = self._ahead
-        while ahead and ahead[0][0] <= followed:
-            ahead.popleft()
-        if self.place > followed:
-            ahead.append((self.place, event))
+        ahead.append((self.place, event))
+        if self.since is not None:
+            while ahead and ahead[0][0] <= followed:
+                ahead.popleft()
         if len(ahead) > most:
             ahead.clear()
-            self.since = self.place.ts + 1
+            self.since = None if self.since is None else self.place.ts + 1
+
+    def learn(self, book: Book, followed: Place) -> None:
+        """Take over the followed line's book, if that has passed all that was not seen here."""
+        if self.since is not None or not self._ahead or self._ahead[0][0].ts >= followed.ts:
+            return
+        beyond = [(place, event) for place, event in self._ahead if place > followed]
+        self.book, self.since = Book(book.bids(), book.asks()), followed.ts
+        self._ahead = deque(beyond)
+        for _, event in beyond:
+            self.book.apply(event.changes)
 
     def continues(self, followed: Place) -> bool:
         """Tell whether it has seen every change since the followed line's newest one."""
@@ -77,9 +88,9 @@ class Standby:
 
     def shadow(self) -> Shadow:
         """Return it for a checkpoint."""
-        ahead = [(place.count, event) for place, event in self._ahead]
+        ahead = [(place.same, event) for place, event in self._ahead]
         place, book = self.place, self.book
-        return Shadow(place.ts, book.bids(), book.asks(), place.count, self.since, ahead)
+        return Shadow(place.ts, book.bids(), book.asks(), place.same, self.since, ahead)
 
     @classmethod
     def restored(cls, shadow: Shadow) -> "Standby":

@@ -778,6 +778,32 @@ def test_line_that_fell_silent_and_speaks_again_stands_by() -> None:
     assert feed.prices() == ["99", "98", "97", "96", "95"]
 
 
+def test_connection_that_replaces_the_followed_one_stands_by() -> None:
+    """A killed ingestor comes back within a second: the other line goes on with the chain."""
+    feed = Lines()
+    feed.change("b", 10, "97")
+    feed.numbers["b"] = feed.n
+    feed.reconnect("a-2")
+    assert feed.snapshot() == ["book tick"]
+    feed.conn, feed.n = "b-1", feed.numbers["b"]
+    assert feed.change("b", 20, "96") == ["book tick"]
+    assert feed.prices() == ["99", "98", "97", "96"]
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_second_line_that_was_doubted_learns_the_book_from_the_first(is_ahead: bool) -> None:  # noqa: FBT001
+    """It need not connect anew to be able to take over."""
+    feed = Lines()
+    feed.on("b").n += 1  # a record of it is missing
+    for at, price in enumerate(("97", "96", "95"), start=1):
+        for line in "ba" if is_ahead else "ab":
+            feed.change(line, 10 * at, price)
+    assert feed.change("b", 50, "94") == []
+    assert feed.end("a") == ["book tick"]
+    assert feed.change("b", 60, "93") == ["book tick"]
+    assert feed.prices() == ["99", "98", "97", "96", "95", "94", "93"]
+
+
 def test_second_line_with_another_book_begins_a_new_chain() -> None:
     """Where the lines differ, the chain must not go on as if they did not."""
     feed = Lines()
