@@ -46,7 +46,7 @@ async def one_round(stack: Stack, number: int) -> None:
         ledger = await gaps(stack)
         return len(ledger) >= expected and all(gap["closed_us"] for gap in ledger)
 
-    await eventually(closed, within_s=60)
+    await eventually(closed, within_s=120)
 
 
 @pytest.mark.long
