@@ -2,11 +2,12 @@
 
 Several processes have a socket each on the same port (SO_REUSEPORT), so that the kernel spreads
 connections evenly over them. The sockets are taken by their parent and outlive them: a connection
-that waits in the backlog of a process that dies or is replaced is served by the next one.
+that waits in the backlog of a process that is replaced is served by the next one. A place whose
+process died while others serve is taken `anew`, so that nobody waits there for its successor.
 """
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.settings import Settings
 
@@ -37,6 +38,16 @@ class Place:
         """Address for subscribers."""
         host, port = self.listener.getsockname()[:2]
         return f"ws://{host}:{port}/ws"
+
+    def anew(self) -> "Place":
+        """Let go of the listener and of those who wait there, for another one on the shared port.
+
+        The kernel sends nobody to it until a process listens.
+        """
+        host, port = self.listener.getsockname()[:2]
+        listener = _take(host, port, "GATEWAY_PORT", shared=True)
+        self.listener.close()
+        return replace(self, listener=listener)
 
     def close(self) -> None:
         """Let go of the sockets; processes that have them keep them."""

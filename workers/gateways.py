@@ -2,12 +2,14 @@
 
 This parent serves nobody. It holds the sockets (`gateway.listening`), so that they outlive the
 processes. SIGHUP replaces the processes one after the other: each successor is ready before its
-predecessor drains, and whoever connects in between waits for neither.
+predecessor drains, and whoever connects in between waits for neither. While a process that died
+is started again, whoever connects is served by the others.
 """
 
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 
 import structlog
 
@@ -43,20 +45,36 @@ class Member:
         self._end_within_s = end_within_s
         self._changing = asyncio.Lock()
         self._current: asyncio.subprocess.Process | None = None
+        self._ready: asyncio.subprocess.Process | None = None
         self._alive: set[asyncio.subprocess.Process] = set()
 
-    async def keep(self) -> None:
-        """Have a process in this place for ever, with a growing pause while it keeps failing."""
+    @property
+    def serves(self) -> bool:
+        """Tell whether there is a process here that got ready."""
+        return self._ready is not None and self._ready.returncode is None
+
+    async def keep(self, others: Sequence["Member"]) -> None:
+        """Have a process in this place for ever, with a growing pause while it keeps failing.
+
+        While one of the `others` serves, nobody is sent here before the process is ready.
+        """
         loop, pause_s = asyncio.get_running_loop(), _RESTART_FIRST_S
+        options: list[str] = []
         while True:
             async with self._changing:
                 if self._current is None or self._current.returncode is not None:
-                    self._current = await self._spawn()
+                    self._current = await self._spawn(*options)
             process, began = self._current, loop.time()
+            if process is not self._ready and await _says_ready(process):
+                self._ready = process
             status = await process.wait()
             self._alive.discard(process)
             if process is not self._current:
                 continue  # it has been replaced
+            options = []
+            if any(other.serves for other in others):
+                self.place = self.place.anew()
+                options = ["--waits"]
             pause_s = _RESTART_FIRST_S if loop.time() - began > _STEADY_S else pause_s
             _log.error(
                 "a gateway process has ended and is started again",
@@ -71,10 +89,11 @@ class Member:
         """Put a new process in the old one's place; tell whether that succeeded."""
         async with self._changing:
             successor = await self._spawn("--waits")
-            if not await _ready(successor):
+            if not await _ready_in_time(successor):
                 await self._end(successor, signal.SIGTERM)
                 return False
             predecessor, self._current = self._current, successor
+            self._ready = successor
         if predecessor is not None:
             await self._end(predecessor, HAND_OVER)
         return True
@@ -132,7 +151,10 @@ async def gateways(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, again.set)
     _log.info("gateways listen", url=members[0].place.url, processes=len(members))
-    tasks = [asyncio.create_task(member.keep()) for member in members]
+    tasks = [
+        asyncio.create_task(member.keep([other for other in members if other is not member]))
+        for member in members
+    ]
     tasks.append(asyncio.create_task(_replace_all(members, again)))
     try:
         await _first_of(tasks, stop)
@@ -177,11 +199,16 @@ async def _replace_all(members: list[Member], again: asyncio.Event) -> None:
             _log.info("all gateway processes are new")
 
 
-async def _ready(process: asyncio.subprocess.Process) -> bool:
+async def _ready_in_time(process: asyncio.subprocess.Process) -> bool:
     """Wait until a process can serve; false if it ends or takes too long."""
-    assert process.stdout is not None  # noqa: S101  # as spawned
     try:
         async with asyncio.timeout(READY_WITHIN_S):
-            return await process.stdout.readline() == READY
+            return await _says_ready(process)
     except TimeoutError:
         return False
+
+
+async def _says_ready(process: asyncio.subprocess.Process) -> bool:
+    """Wait until a process can serve; false if it ends before."""
+    assert process.stdout is not None  # noqa: S101  # as spawned
+    return await process.stdout.readline() == READY

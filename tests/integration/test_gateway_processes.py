@@ -130,6 +130,24 @@ async def test_process_that_dies_is_started_again_and_the_others_stay(fleet: Fle
     assert "is started again" in fleet.said()
 
 
+async def test_nobody_waits_for_the_successor_of_a_process_that_died(fleet: Fleet) -> None:
+    """While it is on its way, the others serve whoever comes; then it takes its part again."""
+    before = fleet.pids()
+    os.kill(min(before), signal.SIGKILL)
+    await eventually(lambda: fleet.pids() - before)
+    (successor,) = fleet.pids() - before
+    os.kill(successor, signal.SIGSTOP)
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            await attached(fleet, stack)
+    os.kill(successor, signal.SIGCONT)
+    await eventually(fleet.ready)
+    async with AsyncExitStack() as stack:
+        for _ in range(40):
+            await attached(fleet, stack)
+        assert min([await fleet.clients(index) for index in range(COUNT)]) >= 5
+
+
 async def answers(client: ClientConnection) -> bool:
     """Tell whether a client's gateway is still there."""
     try:
