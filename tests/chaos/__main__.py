@@ -126,9 +126,10 @@ class Chaos:
         lines = sum(len(chain.lines) for chain in chains.values())
         found = list(judge.judge_canonical(chains, truths))
         attribute(self.injected, found)
-        self._add(
-            "canonical log", f"{lines:,} ticks and snapshots, {said:,} of the exchange", found
-        )
+        times = [one.times for one in truths.values()]
+        took_s = (max(map(max, times)) - min(map(min, times))) / 1e6
+        rate = f"{said:,} of the exchange, {said / took_s:,.0f} a second"
+        self._add("canonical log", f"{lines:,} ticks and snapshots, {rate}", found)
         await self._delivered(chains)
         everybody = await running.crowd.told()
         found = list(judge.judge_subscribers(chains, everybody))

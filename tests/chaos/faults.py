@@ -73,6 +73,12 @@ async def _recovers(running: Site, since_us: int) -> None:
     await running.mended(opened)
 
 
+async def _replays(running: Site, since_us: int) -> None:
+    """Have something replayed."""
+    del since_us
+    await running.replays()
+
+
 async def _mends(running: Site, since_us: int) -> None:
     """Wait until every gap is closed."""
     del since_us
@@ -189,6 +195,7 @@ _DURABLE: dict[str, Cure] = {
     "s3": _archives,
     "temporal-worker": _recovers,
     "archive": _archives,
+    "replay": _replays,
 }
 _WIRES: dict[str, Cure] = {
     **{f"exchange to {line}": _brings(line) for line in LINES},
@@ -229,11 +236,13 @@ def durable_deck(outage_s: float) -> list[Fault]:
 
 def rolling_deck() -> list[Fault]:
     """Return the orderly restart of every service, in the order in which `up` starts them."""
-    order = ("nats", "s3", "temporal", "normalizer-0", "temporal-worker", "snapshot", "archive")
+    servers = ("nats", "s3", "temporal")
+    order = (*servers, "normalizer-0", "temporal-worker", "snapshot", "archive", "replay")
     cures = _DATA | _DURABLE
     return [
         *(Fault(f"restart {name}", _restart(name), cures[name]) for name in order),
         Fault("replace gateways", _replace_gateways, _flows, "gateway"),
+        Fault("restart gateways' parent", _restart("gateway"), _serves),
         *(Fault(f"restart {line}", _restart(line), cures[line]) for line in LINES),
     ]
 

@@ -5,6 +5,7 @@ what a part that works looks like from outside; what is done to them is in `faul
 """
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -32,6 +33,14 @@ from cli.stack import (
 )
 from cli.supervisor import Child, Service, Supervisor
 from models.archiving import LaneName
+from models.replaying import (
+    REPLAY,
+    REPLAY_QUEUE,
+    ReplayInput,
+    ReplayReport,
+    namespace_of,
+    replay_id,
+)
 from models.settings import Settings, load_settings
 from models.subjects import raw_subject
 from storage.errors import UnavailableError
@@ -45,6 +54,7 @@ from tests.chaos.crowd import Crowd
 from tests.chaos.wire import Wire, wired
 from tests.servers import eventually, free_port, free_ports
 from venues.simulator.config import Keys
+from workflows import attributes
 from workflows.connect import connect_patiently
 from workflows.schedules import STREAMS
 
@@ -64,8 +74,8 @@ _GATEWAYS = 2
 _METRICS_PORTS = 16
 _TRADE_SHARE = "0.3"
 _REPLACED = "all gateway processes are new"
-_SINGLE = frozenset({"temporal-worker", "snapshot", "archive"})
-"""Workers of the stack that live data need; the replay worker is none of them."""
+_REPLAYED_US = 3_000_000
+"""How much of the lake a replay takes that shows that replays work."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,8 @@ class Site:
 
     Attributes: wires by name; settings, for clients that stand outside, and the clients: log, lake,
     client (of Temporal), rows, crowd; states, of feeds by product and feed as the canonical log
-    tells them; opened, how many gaps it has told; ends, of each lane when all was quiet.
+    tells them; opened, how many gaps it has told; ends, of each lane when all was quiet;
+    began_us, when all feeds were live for the first time.
     """
 
     def __init__(self, root: Path, size: Size, seed: int) -> None:
@@ -129,6 +140,8 @@ class Site:
         self.states: dict[tuple[str, str], str] = {}
         self.opened = 0
         self.ends: dict[LaneName, int] = {}
+        self.began_us = 0
+        self._replays = itertools.count(1)
 
     def child(self, name: str) -> Child:
         """Return a part by its name."""
@@ -273,6 +286,30 @@ class Site:
 
         await eventually(check, within_s=WITHIN_S)
 
+    async def replays(self) -> None:
+        """Have the first seconds of the lake replayed, and wait until that is complete."""
+        await self.archives()
+        wanted = ReplayInput(
+            name=f"chaos-{next(self._replays)}",
+            products=[self.products[0]],
+            until=str(self.began_us + _REPLAYED_US),
+            speed=0,
+            keep_minutes=0,
+        )
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                report = await self.client.execute_workflow(
+                    REPLAY,
+                    wanted,
+                    id=replay_id(namespace_of(wanted.name)),
+                    task_queue=REPLAY_QUEUE,
+                    result_type=ReplayReport,
+                    search_attributes=attributes.of_archive("raw", VENUE),
+                )
+        except TimeoutError as error:
+            raise AssertionError("the replay is not complete") from error
+        assert report.outcome == "complete", report.sentence
+
     async def settled(self) -> None:
         """Stop the market and wait until everything is normalized, delivered and archived."""
         await self.live()
@@ -342,6 +379,7 @@ async def site(root: Path, size: Size, seed: int) -> AsyncIterator[Site]:
         watching = tasks.create_task(running.watch())
         await running.fresh(time.time_ns() // 1000)
         await running.live()
+        running.began_us = time.time_ns() // 1000
         yield running
         watching.cancel()
 
@@ -352,7 +390,7 @@ async def _start(running: Site) -> None:
     stages: Sequence[Sequence[Service]] = (
         servers(options),
         normalizers(options),
-        [one for one in workers(options) if one.name in _SINGLE],
+        workers(options),
         [gateway(options)],
         ingestors(options),
     )
