@@ -117,14 +117,17 @@ class Chaos:
         self._tell(f"{fault.what}: lasted {row.lasted_s:.1f}, recovered in {row.recovered_s:.2f}")
 
     async def _judge(self) -> None:
-        """Hold everything against everything."""
+        """Hold everything against everything.
+
+        In threads where it takes long: the wires are in this process, and go on.
+        """
         running = self._site
         self._tell("all faults are over; judging")
         chains = await judge.read_canonical(running.log, running.settings.streams.ticks)
-        truths = judge.read_truth(running.truth_file)
+        truths = await asyncio.to_thread(judge.read_truth, running.truth_file)
         said = sum(len(truth.times) for truth in truths.values())
         lines = sum(len(chain.lines) for chain in chains.values())
-        found = list(judge.judge_canonical(chains, truths))
+        found = await asyncio.to_thread(lambda: list(judge.judge_canonical(chains, truths)))
         attribute(self.injected, found)
         times = [one.times for one in truths.values()]
         took_s = (max(map(max, times)) - min(map(min, times))) / 1e6
@@ -132,7 +135,7 @@ class Chaos:
         self._add("canonical log", f"{lines:,} ticks and snapshots, {rate}", found)
         await self._delivered(chains)
         everybody = await running.crowd.told()
-        found = list(judge.judge_subscribers(chains, everybody))
+        found = await asyncio.to_thread(lambda: list(judge.judge_subscribers(chains, everybody)))
         attribute(self.injected, found)
         told = sum(one.messages for one in everybody)
         connects = sum(one.connects for one in everybody)
