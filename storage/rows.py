@@ -96,12 +96,15 @@ def to_rows(form: Format, venue: str, messages: Sequence[Message]) -> pa.Table:
     return _sorted(form, pieces, _Lines(*map(np.concatenate, zip(*lines, strict=True))), codes)
 
 
-_Bunch = tuple[tuple[int, ...], tuple[str, ...], tuple[bytes, ...]]
+_Bunch = tuple[list[int], list[str], list[bytes]]
 
 
 def _bunches(messages: Sequence[Message]) -> Iterator[_Bunch]:
     """Yield positions, products and payloads of some MB of messages at a time."""
-    positions, products, payloads = zip(*messages, strict=True)
+    # Not `zip(*messages)`, which makes an iterator of each and took a quarter of all the time.
+    positions = [one.position for one in messages]
+    products = [one.product for one in messages]
+    payloads = [one.payload for one in messages]
     upto = np.cumsum(np.fromiter(map(len, payloads), np.int64, len(payloads)))
     first = 0
     while first < len(payloads):
