@@ -19,12 +19,12 @@ from tests.archiving import STREAMS, Site, publish, site, trade
 async def running(tmp_path: Path) -> AsyncIterator[Site]:
     """Give an archive with some objects of one lane, all of them still in the log."""
     async with site(tmp_path) as running:
+        handle = await running.start(flush_s=0.05)
         for _ in range(5):
             await publish(running, 12)
-            handle = await running.start(flush_s=0.05)
             await running.archived(handle)
-            await handle.signal("stop")
-            await handle.result()
+        await handle.signal("stop")
+        await handle.result()
         yield running
 
 
