@@ -247,12 +247,26 @@ class Settings(BaseSettings):
             raise ValueError("name at least one product, such as BTC-USD")
         return tuple(dict.fromkeys(token(product) for product in value))
 
-    @field_validator("nats_urls")
+    @field_validator(
+        "otel_exporter_otlp_endpoint",
+        "coinbase_ws_primary",
+        "coinbase_ws_fallback",
+        "coinbase_rest_url",
+        "coinbase_advanced_ws",
+        "nats_urls",
+        "temporal_address",
+        "temporal_ui_url",
+        "ddb_endpoint",
+        "s3_endpoint",
+    )
     @classmethod
-    def _nameless(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _nameless(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         """Refuse a password in an address: addresses are logged."""
-        if any("@" in url for url in value):
-            raise ValueError("put user and password into NATS_USER and NATS_PASSWORD instead")
+        if "@" in "".join(value or ()):
+            raise ValueError(
+                "addresses are logged, so take user and password out of it; there are NATS_USER "
+                "and NATS_PASSWORD instead, S3_ACCESS_KEY and S3_SECRET_KEY, TEMPORAL_API_KEY"
+            )
         return value
 
     @model_validator(mode="after")
@@ -361,12 +375,17 @@ def idle_variables() -> list[str]:
 
 
 def _sentence(problem: ErrorDetails) -> str:
-    """Say which variable cannot be used and why; its value, unless that is a secret."""
+    """Say which variable cannot be used and why; its value, unless that may be a secret."""
     name = ".".join(str(part) for part in problem["loc"]).upper()
     if not name:  # about several together
         return problem["msg"]
-    value = "" if name.partition(".")[0] in _SECRETS else f"={problem['input']!r}"
-    return f"{name}{value}: {problem['msg']}"
+    value, why = f"={problem['input']!r}", problem["msg"]
+    # What holds an @ may be an address with a password, also where it was put into another setting.
+    if "@" in why:
+        return f"{name}: it cannot be used, nor shown, since it holds an @"
+    if "@" in value or name.partition(".")[0] in _SECRETS:
+        value = ""
+    return f"{name}{value}: {why}"
 
 
 def _about(problem: ErrorDetails) -> tuple[str, ...]:
