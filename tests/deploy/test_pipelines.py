@@ -65,8 +65,51 @@ def test_ci_runs_all_that_is_promised() -> None:
     said = " ".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
     for part in ("make lint typecheck imports", ".ci/run", "make helm-check", "pip-audit"):
         assert part in said
-    release = _loaded(ROOT / ".github/workflows/release.yml")["jobs"]
-    assert release["publish"]["needs"] == "gate"
+    assert "sudo --preserve-env=PATH,CI " in said, "CI makes tests fail that could be skipped"
+    assert "doctor --help" in said
+    assert "version('ledgerflux')" in said
+
+
+def test_dependencies_are_audited_also_while_nothing_changes() -> None:
+    """Every day, every lock; of the other jobs none runs then."""
+    workflow = _loaded(ROOT / ".github/workflows/ci.yml")
+    assert workflow["on"]["schedule"]
+    (audit,) = (step["run"] for step in workflow["jobs"]["audit"]["steps"] if "run" in step)
+    locks = {path.name for path in (ROOT / "requirements").glob("*.txt")}
+    assert {name for name in locks if f"-r requirements/{name}" in audit} == locks
+    daily = {name for name, job in workflow["jobs"].items() if "schedule" not in job.get("if", "")}
+    assert daily == {"audit"}
+
+
+@pytest.mark.parametrize(
+    ("registry", "repository", "image"),
+    [
+        ("registry.example", "Some-Body/LedgerFlux", "registry.example/some-body/ledgerflux"),
+        ("", "some-body/ledgerflux", None),
+    ],
+)
+def test_a_release_knows_first_where_it_goes(
+    registry: str, repository: str, image: str | None, tmp_path: Path
+) -> None:
+    """Before the gate, with a sentence if nowhere; in lower case, as an image's name must be."""
+    jobs = _loaded(ROOT / ".github/workflows/release.yml")["jobs"]
+    assert (jobs["gate"]["needs"], jobs["publish"]["needs"]) == ("where", ["where", "gate"])
+    (step,) = jobs["where"]["steps"]
+    output = tmp_path / "output"
+    env = {"REGISTRY": registry, "REPOSITORY": repository, "GITHUB_OUTPUT": str(output)}
+    done = subprocess.run(  # noqa: S603
+        ["bash", "-e", "-c", step["run"]],  # noqa: S607
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    if image is None:
+        assert done.returncode == 1
+        assert "IMAGE_REGISTRY" in done.stdout
+    else:
+        assert output.read_text(encoding="utf-8") == f"name={image}\n"
 
 
 def test_make_writes_secrets_that_compose_takes(tmp_path: Path) -> None:

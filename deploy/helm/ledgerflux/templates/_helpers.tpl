@@ -28,8 +28,40 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if .Values.temporal.enabled }}{{ .Release.Name }}-temporal:7233{{ else }}{{ required "temporal.address: say where Temporal is, or set temporal.enabled" .Values.temporal.address }}{{ end }}
 {{- end }}
 
+{{/* Ends with a sentence where values cannot work, or would be ignored. */}}
+{{- define "ledgerflux.refusals" -}}
+{{- $names := .Files.Get "files/settings.json" | fromJson }}
+{{- range $name, $_ := .Values.settings }}
+{{- if has $name $names.secrets }}
+{{- fail (printf "settings.%s: it is a credential; put it into the Secret that global.existingSecret names" $name) }}
+{{- else if hasKey $names.elsewhere $name }}
+{{- fail (printf "settings.%s: %s" $name (index $names.elsewhere $name)) }}
+{{- else if not (has $name $names.settings) }}
+{{- fail (printf "settings.%s: there is no such setting; models/settings.py has them all" $name) }}
+{{- end }}
+{{- end }}
+{{- range $server, $address := dict "nats" "urls" "temporal" "address" }}
+{{- if and (index $.Values $server).enabled (index $.Values $server $address) }}
+{{- fail (printf "%s.%s: the chart's own server would be used instead; set %s.enabled=false, or leave this out" $server $address $server) }}
+{{- end }}
+{{- end }}
+{{- range $server, $tls := .Values.tls }}
+{{- if and $tls.secretName (index $.Values $server).enabled }}
+{{- fail (printf "tls.%s.secretName: the chart's own server has no TLS, so nothing could connect; use your own with %s.enabled=false" $server $server) }}
+{{- end }}
+{{- end }}
+{{- with .Values.workers.candidate }}
+{{- if and .enabled (not .image) }}
+{{- fail "workers.candidate.image: name the build that is to be judged; without it this release would judge itself" }}
+{{- end }}
+{{- end }}
+{{- if and .Values.gateway.rollout.enabled (not .Values.podMonitor.enabled) }}
+{{- fail "gateway.rollout.enabled: metrics judge a rollout, and nobody gathers them; set podMonitor.enabled (it needs the Prometheus Operator)" }}
+{{- end }}
+{{- end }}
+
 {{/* The pod of every service: (dict "root" . "part" "gateway" "module" "workers.gateway" …), with
-     "env", "ports" and "probes" where they are not those of a worker. */}}
+     "env" of its own, and "http" where it serves subscribers. A Job's has a "command" and no probes. */}}
 {{- define "ledgerflux.pod" -}}
 {{- $root := .root }}
 metadata:
@@ -42,6 +74,9 @@ spec:
   automountServiceAccountToken: false
   {{- with $root.Values.image.pullSecrets }}
   imagePullSecrets: {{ toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if .command }}
+  restartPolicy: Never
   {{- end }}
   terminationGracePeriodSeconds: {{ .grace | default 30 }}
   securityContext:
@@ -67,7 +102,11 @@ spec:
     - name: {{ .part }}
       image: {{ .image | default (printf "%s:%s" $root.Values.image.repository ($root.Values.image.tag | default $root.Chart.AppVersion)) }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      {{- if .command }}
+      command: {{ toYaml .command | nindent 8 }}
+      {{- else }}
       command: [python, -m, {{ .module }}]
+      {{- end }}
       envFrom:
         - configMapRef: { name: {{ include "ledgerflux.name" $root }} }
         {{- with $root.Values.global.existingSecret }}
@@ -76,11 +115,13 @@ spec:
       {{- with .env }}
       env: {{ toYaml . | nindent 8 }}
       {{- end }}
+      {{- if not .command }}
       ports:
         - { name: metrics, containerPort: 9100 }
         {{- if .http }}
         - { name: http, containerPort: 8000 }
         {{- end }}
+      {{- end }}
       {{- if .http }}
       startupProbe:
         httpGet: { path: /healthz, port: http }
@@ -97,7 +138,7 @@ spec:
       lifecycle:
         preStop:
           exec: { command: [sleep, {{ $root.Values.gateway.preStopSeconds | quote }}] }
-      {{- else }}
+      {{- else if not .command }}
       startupProbe:
         httpGet: { path: /healthz, port: metrics }
         periodSeconds: 2
