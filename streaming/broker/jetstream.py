@@ -125,8 +125,12 @@ class JetStreamLog:
         return self
 
     async def close(self) -> None:
-        """Close the connection; readers end."""
-        await self._client.close()
+        """Close the connection; readers end. On one that is lost, what is unsent is given up."""
+        try:
+            await self._client.close()
+        except (OSError, RuntimeError) as error:
+            # nats-py writes what is left to the transport that it had; uvloop's refuses that so.
+            _log.warning("what was unsent is given up: the log is away", error=str(error))
 
     async def __aenter__(self) -> Self:
         return self

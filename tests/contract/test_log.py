@@ -6,6 +6,7 @@ import time
 from contextlib import aclosing
 
 import pytest
+import uvloop
 
 from models.settings import Settings
 from models.subjects import Streams
@@ -286,6 +287,20 @@ async def test_budget_over_its_bound_makes_writers_wait(log: JetStreamLog) -> No
         assert not waiting.done()
         await asyncio.wait_for(waiting, 5)
     assert budget._used == 0
+
+
+def test_close_while_the_server_is_away_ends_without_an_error(nats_server: NatsServer) -> None:
+    """Even with something unsent, on the event loop of the workers."""
+
+    async def lose() -> None:
+        async with await JetStreamLog.connect([nats_server.url], name="test") as log:
+            nats_server.kill()
+            await eventually(lambda: not log.connected)
+            publishing = asyncio.create_task(log.publish(SUBJECT, b"unsent"))
+            await asyncio.sleep(0.1)
+            publishing.cancel()
+
+    uvloop.run(lose())
 
 
 async def test_server_that_never_comes_is_told_in_a_sentence() -> None:
