@@ -48,13 +48,16 @@ def command(ports: dict[str, int], *more: str) -> list[str]:
     return [sys.executable, "-m", "cli.main", "up", *options, *more]
 
 
+def whole(ports: dict[str, int], root: Path, *, measured: bool = True) -> Process:
+    """Return the whole system, which is still to be started."""
+    options = ("--data-dir", str(root / "data"), "--rate", "200")
+    return Process(command(ports, *options), root / "up.log", measured=measured)
+
+
 @pytest.fixture
 def stack(tmp_path: Path, ports: dict[str, int]) -> Iterator[Process]:
     """Run the whole system."""
-    process = Process(
-        command(ports, "--data-dir", str(tmp_path / "data"), "--rate", "200"), tmp_path / "up.log"
-    )
-    with process:
+    with whole(ports, tmp_path) as process:
         yield process
 
 
@@ -103,12 +106,13 @@ async def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(
         assert json.loads(lines[-1])["event"] == "stopped"
 
 
-async def test_up_killed_takes_its_children_along(stack: Process) -> None:
+async def test_up_killed_takes_its_children_along(ports: dict[str, int], tmp_path: Path) -> None:
     """Even `kill -9` of the command leaves no process behind."""
-    await told(stack, "Ctrl-C stops everything")
-    family = psutil.Process(stack.pid).children(recursive=True)
-    stack.kill()
-    await eventually(lambda: not any(process.is_running() for process in family), within_s=30)
+    with whole(ports, tmp_path, measured=False) as stack:
+        await told(stack, "Ctrl-C stops everything")
+        family = psutil.Process(stack.pid).children(recursive=True)
+        stack.kill()
+        await eventually(lambda: not any(process.is_running() for process in family), within_s=30)
 
 
 def run(arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
