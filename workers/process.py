@@ -17,6 +17,7 @@ from structlog.types import EventDict, Processor
 
 from models.settings import Settings, SettingsError, load_settings
 from streaming.broker.log import LogError
+from streaming.metrics import MetricsAddressError
 from streaming.tracing import trace_ids, traced
 
 EXIT_BAD_SETTINGS = 2
@@ -29,7 +30,7 @@ SAME_ORDER_S = 0.2
 """Signals so close together are one order: a terminal and a supervisor may both send one."""
 
 _PR_SET_PDEATHSIG = 1
-_TOLD = (LogError, TimeoutError)
+_TOLD = (LogError, MetricsAddressError, TimeoutError)
 
 Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
 """Works until the event is set, then stores what is on its way and returns."""
@@ -79,7 +80,8 @@ def run_worker(
     """Run one worker until it is told to stop; return the exit status.
 
     The settings are those of the environment, with `overrides` over them. `told`: errors whose
-    sentence says all, beside those of the log; others are faults of ours and show a traceback.
+    sentence says all, beside those of the log and the metrics; others are faults of ours and show
+    a traceback.
     """
     try:
         settings = load_settings(**overrides)
