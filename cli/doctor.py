@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import SecretStr
 
-from cli.checks import gateway, here, log, temporal, venue
+from cli.checks import gateway, here, log, pipeline, temporal, traces, venue
 from cli.checks.configuration import SETTINGS, contradictions
 from cli.checks.finding import Check, Finding, broken
 from models.settings import Settings, usable_settings
@@ -81,11 +81,13 @@ def checks(data_dir: Path) -> list[Check]:
         Check("clock", here.clock, "see NATS and the venue below"),
         Check("nats", log.servers, "check NATS_URLS"),
         Check("streams", log.streams, "check NATS_URLS"),
+        Check(pipeline.PIPELINE, pipeline.pipeline, "check NATS_URLS"),
         Check("latest state", stores.latest_state, "check NATS_URLS or DDB_ENDPOINT"),
         Check("temporal", temporal.temporal, "check TEMPORAL_ADDRESS"),
         Check("s3", stores.object_store, "check S3_ENDPOINT and the network"),
         Check("venue REST", venue.rest, "check the network and COINBASE_REST_URL"),
         Check("venue feed", venue.feeds, "check the network and COINBASE_WS_PRIMARY"),
+        Check("traces", traces.collector, "check OTEL_EXPORTER_OTLP_ENDPOINT"),
         Check("gateway", gateway.gateway, "check GATEWAY_HOST and GATEWAY_PORT"),
         Check("metrics port", gateway.metrics_port, "check METRICS_PORT"),
     ]

@@ -1,4 +1,7 @@
-"""The `ledgerflux` command: every sub-command is named here."""
+"""The `ledgerflux` command: every sub-command is named here.
+
+What is logged on the way goes to stderr, so that stdout has what was asked for and nothing else.
+"""
 
 from collections import UserDict
 from importlib import import_module
@@ -7,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
+
+from workers.process import configure_logging
 
 COMMANDS = {
     "up": "cli.up:up",
@@ -60,7 +65,8 @@ app.callback()(lambda: None)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a command that is a worker logs as its settings say."""
+    configure_logging("WARNING")
     app()
 
 

@@ -95,6 +95,10 @@ class Streams:
         """
         return f"{self.root}.{kind}.*.*.*"
 
+    def of_shard(self, kind: str, shard: int, venue: str) -> str:
+        """Return the pattern of one shard's subjects of a kind: what its normalizer reads."""
+        return f"{self.root}.{kind}.{shard}.{token(venue)}.*"
+
     def tree(self, kind: str) -> str:
         """Return the pattern of all that can be published of a kind, as a stream takes it."""
         return f"{self.root}.{kind}.>"

@@ -35,11 +35,15 @@ from streaming.core.outputs import Outputs
 from streaming.deadletters import DeadLetters
 from streaming.metrics import Counts, Readings
 from streaming.tracing import TRACEPARENT, Step, tracing
+from streaming.unread import Unread
 
 CHECKPOINT_EVERY_S = 10.0
 """A product that changes is saved this often; a deep book less often, in proportion."""
 
 _LEVELS_PER_S = 2000
+_RECENT_S = 5.0
+"""So long the age of a record when it was normalized says how late the shard is."""
+
 _BUDGET_BYTES = 64 * 1024**2
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +65,7 @@ class Normalizer:
 
     Attributes, to be set before `run`: feeds, of which messages are published, all by default;
     on_applied, called with the position in MD_RAW up to which everything has been applied.
+    `unread` tells what waits, to whoever runs its `watch`.
     """
 
     def __init__(
@@ -90,7 +95,7 @@ class Normalizer:
         self.gaps = Counts("md_seq_gap_total", "Gaps opened", ("product",))
         self.lag = Readings(
             "md_ingest_lag_seconds",
-            "Age of the newest record when it was normalized",
+            "Age of the oldest record that waits, or of the newest when it was normalized",
             ("shard",),
             self._lag,
         )
@@ -100,10 +105,13 @@ class Normalizer:
             ("product",),
             self._stale,
         )
-        self._lag_s = 0.0
+        self.unread = Unread(log, streams.raw, self._pattern("raw"))
+        self._lagged = (0.0, 0.0)
 
     def _lag(self) -> dict[tuple[str, ...], float]:
-        return {(str(self._shard),): self._lag_s}
+        at_s, lag_s = self._lagged
+        recent_s = lag_s if time.time() - at_s < _RECENT_S else 0.0
+        return {(str(self._shard),): max(recent_s, self.unread.oldest_s())}
 
     def _stale(self) -> dict[tuple[str, ...], float]:
         return {
@@ -126,18 +134,20 @@ class Normalizer:
             after=after,
             duration_ms=round((time.monotonic() - began_s) * 1000),
         )
+        self.unread.position = after
         if self.on_applied is not None:
             self.on_applied(after)
         reading = self._log.read(self._streams.raw, self._pattern("raw"), after=after)
         async with contextlib.aclosing(reading) as messages:
             async for message in messages:
                 await self._take(message)
+                self.unread.position = message.seq
                 if self.on_applied is not None:
                     self.on_applied(message.seq)
                 await self._budget.room()
 
     def _pattern(self, kind: str) -> str:
-        return f"{self._streams.root}.{kind}.{self._shard}.{self._venue}.*"
+        return self._streams.of_shard(kind, self._shard, self._venue)
 
     async def _load(self) -> int:
         """Restore every product and return the position from which to read."""
@@ -234,7 +244,8 @@ class Normalizer:
             out.keep(self.feeds)
         self._publish(product, message, out, step)
         if events:
-            self._lag_s = max(0.0, time.time() - events[-1].ts_ingest / 1e6)
+            now_s = time.time()
+            self._lagged = now_s, max(0.0, now_s - events[-1].ts_ingest / 1e6)
         await self._maybe_save(product)
 
     def _step(self, product: _Product, message: LogMessage) -> Step | None:

@@ -32,11 +32,14 @@ class _Ids(RandomIdGenerator):
         return super().generate_span_id() if given is None else given[1]
 
 
+def traces_url(endpoint: str) -> str:
+    """Return where a collector takes traces; `endpoint`: its base address, or that itself."""
+    return endpoint.rstrip("/").removesuffix(TRACES_PATH) + TRACES_PATH
+
+
 def provider(endpoint: str, worker: str) -> TracerProvider:
     """Return what sends this worker's spans to the collector at a base address."""
-    url = endpoint.rstrip("/")
-    if not url.endswith(TRACES_PATH):
-        url += TRACES_PATH
+    url = traces_url(endpoint)
     resource = Resource.create({"service.namespace": "ledgerflux", "service.name": worker})
     # What decides is whether a message or workflow has a trace, see `Tracing.sampled`.
     provider = TracerProvider(

@@ -40,6 +40,12 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in told["groups"] for rule in group["rules"]]
 
 
+def page_of(alert: dict[str, Any]) -> Path:
+    """Return an alert's page, where the external label does not say that it is elsewhere."""
+    address: str = alert["annotations"]["runbook_url"]
+    return ROOT / address.removeprefix("{{ $externalLabels.runbooks }}")
+
+
 def dashboard(name: str) -> dict[str, Any]:
     """Return a dashboard."""
     path = OBSERVABILITY / "grafana" / "dashboards" / f"{name}.json"
@@ -86,7 +92,7 @@ def documented() -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _boxes(kind: str) -> list[str]:
-    pages = {ROOT / alert["annotations"]["runbook_url"] for alert in alerts()}
+    pages = {page_of(alert) for alert in alerts()}
     return [line for page in sorted(pages) for line in _boxed(page, kind)]
 
 

@@ -8,7 +8,6 @@ processes share the work.
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
 
 import structlog
 from temporalio.client import Client
@@ -20,21 +19,20 @@ from activities.audit import AuditActivities
 from activities.compaction import CompactionActivities
 from models.archiving import ARCHIVE_QUEUE, LAKE_QUEUE, LaneName
 from models.settings import Settings
+from models.subjects import Streams
 from storage.lake import Lake
 from storage.objects import ObjectStore
 from streaming.broker.jetstream import JetStreamLog
 from streaming.metrics import serve_metrics
 from workers.archive_lag import LagMonitor
 from workers.process import run_worker
-from workers.temporal import until
+from workers.queues import queue_worker, until, work_until
 from workflows.archive import ArchiveWorkflow
 from workflows.compact import CompactWorkflow
 from workflows.connect import connect_patiently, leave
 from workflows.lake_audit import LakeAuditWorkflow
 from workflows.schedules import STREAMS, ensure_schedules, lanes_of
 
-_GRACE = timedelta(seconds=2)
-_STICKY = timedelta(seconds=1)
 _LANES_AT_ONCE = 200
 _HOURS_AT_ONCE = 2
 _RETRY_S = 1.0
@@ -43,15 +41,13 @@ _log = structlog.get_logger(__name__)
 
 def archive_worker(client: Client, archive: ArchiveActivities, *, cached: int = 1000) -> Worker:
     """Return the worker that archives lanes."""
-    return Worker(
+    return queue_worker(
         client,
-        task_queue=ARCHIVE_QUEUE,
-        workflows=[ArchiveWorkflow],
-        activities=[archive.archive],
-        max_cached_workflows=cached,
-        sticky_queue_schedule_to_start_timeout=_STICKY,
-        max_concurrent_activities=_LANES_AT_ONCE,
-        graceful_shutdown_timeout=_GRACE,
+        ARCHIVE_QUEUE,
+        [archive.archive],
+        [ArchiveWorkflow],
+        at_once=_LANES_AT_ONCE,
+        cached=cached,
     )
 
 
@@ -61,21 +57,19 @@ def lake_worker(
     """Return the worker that compacts and audits."""
     compaction = CompactionActivities(lake)
     audit = AuditActivities(log, settings.streams, lake)
-    return Worker(
+    return queue_worker(
         client,
-        task_queue=LAKE_QUEUE,
-        workflows=[CompactWorkflow, LakeAuditWorkflow],
-        activities=[
+        LAKE_QUEUE,
+        [
             compaction.find_hours,
             compaction.compact_hour,
             compaction.sweep_hour,
             audit.list_hours,
             audit.audit_hour,
         ],
-        max_cached_workflows=cached,
-        sticky_queue_schedule_to_start_timeout=_STICKY,
-        max_concurrent_activities=_HOURS_AT_ONCE,
-        graceful_shutdown_timeout=_GRACE,
+        [CompactWorkflow, LakeAuditWorkflow],
+        at_once=_HOURS_AT_ONCE,
+        cached=cached,
     )
 
 
@@ -86,44 +80,33 @@ async def archive(settings: Settings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(log)
         await log.ensure_streams(settings)
         store = await stack.enter_async_context(ObjectStore.connect(settings))
-        client = await until(stop, connect_patiently(settings))
-        if client is not None:
-            await _serve(client, log, settings, Lake(store), stop)
+        lanes, lake = lanes_of(settings, await _subjects(log, settings.streams)), Lake(store)
+        activities = ArchiveActivities(log, settings.streams, lake)
+        activities.expect(lanes)
+        monitor = LagMonitor(log, settings.streams, lake, lanes)
+        collectors = (monitor.lag, activities.rows, activities.bytes_, activities.holes)
+        # Before Temporal: while that is away the lag is what somebody has to be told.
+        serve_metrics(settings.metrics_port, collectors, host=settings.metrics_host)
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(monitor.run())
+            client = monitor.client = await until(stop, connect_patiently(settings))
+            if client is not None:
+                workers = (
+                    archive_worker(client, activities),
+                    lake_worker(client, log, settings, lake),
+                )
+                await work_until(stop, workers, _schedule(client, settings, lanes))
+            watching.cancel()
 
 
-async def _serve(
-    client: Client, log: JetStreamLog, settings: Settings, lake: Lake, stop: asyncio.Event
-) -> None:
-    streams = settings.streams
+async def _subjects(log: JetStreamLog, streams: Streams) -> list[str]:
+    """Return the subjects of all that is archived."""
     names = (streams.raw, streams.ticks)
-    subjects = [
+    return [
         subject
         for kind, name in zip(STREAMS, names, strict=True)
         for subject in await log.subjects(name, streams.every(kind))
     ]
-    lanes = lanes_of(settings, subjects)
-    activities = ArchiveActivities(log, streams, lake)
-    monitor = LagMonitor(client, log, streams, lanes)
-    collectors = (monitor.lag, activities.rows, activities.bytes_, activities.holes)
-    activities.expect(lanes)
-    serve_metrics(settings.metrics_port, collectors, host=settings.metrics_host)
-    async with asyncio.TaskGroup() as tasks:
-        workers = (
-            archive_worker(client, activities),
-            lake_worker(client, log, settings, lake),
-        )
-        for worker in workers:
-            tasks.create_task(worker.run())
-        watching = [
-            tasks.create_task(_schedule(client, settings, lanes)),
-            tasks.create_task(monitor.run()),
-        ]
-        await stop.wait()
-        for task in watching:
-            task.cancel()
-        await asyncio.wait(watching)
-        for worker in workers:
-            tasks.create_task(worker.shutdown())
 
 
 async def _schedule(client: Client, settings: Settings, lanes: Sequence[LaneName]) -> None:

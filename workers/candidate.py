@@ -7,7 +7,6 @@ queue. Needs Temporal and the lake, and neither NATS nor a venue.
 import argparse
 import asyncio
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from functools import partial
 
 import structlog
@@ -23,11 +22,10 @@ from streaming.core.hold import Hold
 from streaming.core.normalizer import DEFAULT_HOLD, ProductNormalizer
 from streaming.metrics import serve_metrics
 from workers.process import run_worker
-from workers.temporal import until
+from workers.queues import queue_worker, until, work_until
 from workers.venue import VENUES
 from workflows.connect import connect_patiently, leave
 
-_GRACE = timedelta(seconds=2)
 _log = structlog.get_logger(__name__)
 
 
@@ -50,13 +48,7 @@ def candidate_activities(
 
 def candidate_worker(client: Client, queue: str, judging: CandidateActivities) -> Worker:
     """Return the worker of a candidate's queue; one slice at a time fills a core."""
-    return Worker(
-        client,
-        task_queue=queue,
-        activities=[judging.introduce, judging.judge_slice],
-        max_concurrent_activities=1,
-        graceful_shutdown_timeout=_GRACE,
-    )
+    return queue_worker(client, queue, [judging.introduce, judging.judge_slice], at_once=1)
 
 
 async def candidate(
@@ -65,17 +57,12 @@ async def candidate(
     """Judge until told to stop; a slice that is not done by then is judged anew by another."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(ObjectStore.connect(settings))
-        client = await until(stop, connect_patiently(settings))
-        if client is None:
-            return
         judging = candidate_activities(Lake(store), settings, make)
         serve_metrics(settings.metrics_port, (judging.frames,), host=settings.metrics_host)
-        _log.info("judging", queue=queue)
-        async with asyncio.TaskGroup() as tasks:
-            worker = candidate_worker(client, queue, judging)
-            tasks.create_task(worker.run())
-            await stop.wait()
-            tasks.create_task(worker.shutdown())
+        client = await until(stop, connect_patiently(settings))
+        if client is not None:
+            _log.info("judging", queue=queue)
+            await work_until(stop, [candidate_worker(client, queue, judging)])
 
 
 def main() -> int:

@@ -61,9 +61,13 @@ async def normalize(settings: Settings, stop: asyncio.Event) -> None:
                 ),
                 host=settings.metrics_host,
             )
-            reading = tasks.create_task(normalizer.run())
+            working = [
+                tasks.create_task(normalizer.run()),
+                tasks.create_task(normalizer.unread.watch()),
+            ]
             await stop.wait()
-            reading.cancel()
+            for task in working:
+                task.cancel()
             async with asyncio.timeout(STOP_WITHIN_S):
                 await normalizer.stop()
 

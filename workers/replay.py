@@ -23,14 +23,12 @@ from streaming.metrics import serve_metrics
 from streaming.normalize import Normalizer
 from workers.normalizer import make_normalizer
 from workers.process import run_worker
-from workers.temporal import until
+from workers.queues import queue_worker, until, work_until
 from workers.venue import VENUES
 from workflows.canary import CanaryReplayWorkflow
 from workflows.connect import connect_patiently, leave
 from workflows.replay import ForgetReplayWorkflow, ReplayWorkflow
 
-_GRACE = timedelta(seconds=2)
-_STICKY = timedelta(seconds=1)
 _REPLAYS_AT_ONCE = 8
 _TOLD_WITHIN = timedelta(seconds=0.5)
 """An order to pause or to stop comes with the answer to a heartbeat."""
@@ -57,22 +55,20 @@ def replay_worker(
     """Return the worker that replays, and that plans canaries and tells of their end."""
     replays = replay_activities(log, settings, lake)
     canary = canary or CanaryActivities(lake)
-    return Worker(
+    return queue_worker(
         client,
-        task_queue=REPLAY_QUEUE,
-        workflows=[ReplayWorkflow, ForgetReplayWorkflow, CanaryReplayWorkflow],
-        activities=[
+        REPLAY_QUEUE,
+        [
             replays.open_replay,
             replays.replay,
             replays.forget_replay,
             canary.plan_canary,
             canary.note_canary,
         ],
-        max_cached_workflows=cached,
-        sticky_queue_schedule_to_start_timeout=_STICKY,
-        max_concurrent_activities=_REPLAYS_AT_ONCE,
+        [ReplayWorkflow, ForgetReplayWorkflow, CanaryReplayWorkflow],
+        at_once=_REPLAYS_AT_ONCE,
+        cached=cached,
         max_heartbeat_throttle_interval=_TOLD_WITHIN,
-        graceful_shutdown_timeout=_GRACE,
     )
 
 
@@ -85,13 +81,8 @@ async def replay(settings: Settings, stop: asyncio.Event) -> None:
         canary = CanaryActivities(Lake(store))
         serve_metrics(settings.metrics_port, canary.collectors, host=settings.metrics_host)
         client = await until(stop, connect_patiently(settings))
-        if client is None:
-            return
-        worker = replay_worker(client, log, settings, Lake(store), canary)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(worker.run())
-            await stop.wait()
-            tasks.create_task(worker.shutdown())
+        if client is not None:
+            await work_until(stop, [replay_worker(client, log, settings, Lake(store), canary)])
 
 
 def main() -> int:

@@ -12,11 +12,14 @@ from streaming.metrics import serve_metrics
 from workers.process import STOP_WITHIN_S, run_worker
 from workers.snapshotter import Snapshotter
 
+READER = "snapshot"
+"""What this process calls itself where it reads the log."""
+
 
 async def snapshot(settings: Settings, stop: asyncio.Event) -> None:
     """Keep the rows up to date until told to stop."""
     async with AsyncExitStack() as stack:
-        log = await JetStreamLog.of(settings, name="snapshot")
+        log = await JetStreamLog.of(settings, name=READER)
         await stack.enter_async_context(log)
         await log.ensure_streams(settings)
         store = await stack.enter_async_context(latest_store(settings, create=True))
@@ -27,6 +30,7 @@ async def snapshot(settings: Settings, stop: asyncio.Event) -> None:
             running = [
                 tasks.create_task(snapshotter.read()),
                 tasks.create_task(snapshotter.write()),
+                tasks.create_task(snapshotter.unread.watch()),
             ]
             await stop.wait()
             for task in running:

@@ -24,6 +24,7 @@ from storage.latest import DEPTH, LatestRow, LatestStore, RowTooLargeError, is_w
 from streaming.broker.log import Log, LogMessage
 from streaming.core.latest import LatestState
 from streaming.metrics import Counts, Durations, Readings
+from streaming.unread import Unread
 
 BATCH_ROWS = 128
 """Rows that are rendered and written together, at most: some MB even if all books are deep."""
@@ -118,7 +119,8 @@ class ProductState:
 class Snapshotter:
     """Keeps the rows of a store up to date.
 
-    Run `read` and `write` beside each other; end both, then `flush`. Attributes: metrics.
+    Run `read` and `write` beside each other; end both, then `flush`. Attributes: metrics; unread,
+    whose `watch` makes the lag grow with what is not even read.
     """
 
     def __init__(self, log: Log, streams: Streams, store: LatestStore, period_s: float) -> None:
@@ -138,6 +140,7 @@ class Snapshotter:
         self._lag = Readings(
             "md_snapshot_lag_seconds", "Age of the oldest change that no row has.", (), self._lags
         )
+        self.unread = Unread(log, streams.ticks, streams.every("ticks"))
         self.metrics = (self._seconds, self._rows, self._failures, self._lag)
 
     async def read(self) -> None:
@@ -147,12 +150,13 @@ class Snapshotter:
             LogRemadeError: MD_TICKS is another stream than at the beginning.
             StorageError: the store cannot be read.
         """
-        after = await self._restore()
+        self.unread.position = after = await self._restore()
         turn_bytes = 0
         messages = self._log.read(self._streams.ticks, self._streams.every("ticks"), after=after)
         async with aclosing(messages):
             async for message in messages:
                 self._take(message)
+                self.unread.position = message.seq
                 turn_bytes += len(message.payload)
                 if turn_bytes > TURN_BYTES:
                     turn_bytes = 0
@@ -298,7 +302,8 @@ class Snapshotter:
             self._seconds.observe(time.perf_counter() - began)
 
     def _lags(self) -> dict[tuple[str, ...], float]:
-        """Return how old the oldest change is that no row has; 0 if all are written."""
+        """Return how old the oldest change is that no row has, be it read or not; 0 if none is."""
         waiting = [*self._due.values(), *self._writing.values()]
         now_us = time.time_ns() // 1000
-        return {(): max(0.0, (now_us - min(waiting)) / 1e6) if waiting else 0.0}
+        due_s = (now_us - min(waiting)) / 1e6 if waiting else 0.0
+        return {(): max(0.0, due_s, self.unread.oldest_s())}

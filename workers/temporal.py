@@ -5,10 +5,7 @@ rate over all processes together. Eager starts would bypass that limit, and are 
 """
 
 import asyncio
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from datetime import timedelta
-from typing import Any
 
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -25,14 +22,11 @@ from venues.coinbase.limiter import BURST, RateLimiter
 from venues.coinbase.rest import CoinbaseRest
 from workers.dispatcher import Dispatcher
 from workers.process import run_worker
+from workers.queues import queue_worker, until, work_until
 from workers.venue import VENUES
 from workflows.connect import connect_patiently, leave
 from workflows.gap_resync import GapResyncWorkflow
 from workflows.stretch_resync import StretchResyncWorkflow
-
-_GRACE = timedelta(seconds=2)
-_STICKY = timedelta(seconds=1)
-"""A worker that was killed must not keep its workflows waiting for the ten seconds of default."""
 
 _READS_AT_ONCE = 64
 _REQUESTS_AT_ONCE = 32
@@ -49,21 +43,19 @@ def resync_worker(
     """Return the worker that decides, reads the log and reports."""
     chain = ChainActivities(log, settings.streams, settings.shard_count)
     giving_up = GivingUpActivities(log, settings.shard_count)
-    return Worker(
+    return queue_worker(
         client,
-        task_queue=RESYNC_QUEUE,
-        workflows=[GapResyncWorkflow, StretchResyncWorkflow],
-        activities=[
+        RESYNC_QUEUE,
+        [
             chain.note_position,
             chain.await_reopening,
             chain.verify_chain,
             giving_up.give_up,
             outcome.note_outcome,
         ],
-        max_cached_workflows=cached,
-        sticky_queue_schedule_to_start_timeout=_STICKY,
-        max_concurrent_activities=_READS_AT_ONCE,
-        graceful_shutdown_timeout=_GRACE,
+        [GapResyncWorkflow, StretchResyncWorkflow],
+        at_once=_READS_AT_ONCE,
+        cached=cached,
     )
 
 
@@ -73,13 +65,12 @@ def venue_worker(
     """Return the worker that asks the venue, no faster than all together may."""
     # Exchange's REST is public, and both of Coinbase's feeds speak of the same market.
     venue = VenueActivities(dict.fromkeys(VENUES, rest), log, settings.shard_count)
-    return Worker(
+    return queue_worker(
         client,
-        task_queue=VENUE_QUEUE,
-        activities=[venue.fetch_and_publish],
+        VENUE_QUEUE,
+        [venue.fetch_and_publish],
+        at_once=_REQUESTS_AT_ONCE,
         max_task_queue_activities_per_second=settings.coinbase_rest_per_s,
-        max_concurrent_activities=_REQUESTS_AT_ONCE,
-        graceful_shutdown_timeout=_GRACE,
     )
 
 
@@ -95,42 +86,11 @@ async def recover(settings: Settings, stop: asyncio.Event) -> None:
         serve_metrics(settings.metrics_port, collectors, host=settings.metrics_host)
         client = await until(stop, connect_patiently(settings))
         if client is not None:
-            await _serve(client, log, settings, rest, outcome, stop)
-
-
-async def _serve(
-    client: Client,
-    log: JetStreamLog,
-    settings: Settings,
-    rest: CoinbaseRest,
-    outcome: OutcomeActivities,
-    stop: asyncio.Event,
-) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        workers = (
-            resync_worker(client, log, settings, outcome),
-            venue_worker(client, log, settings, rest),
-        )
-        for worker in workers:
-            tasks.create_task(worker.run())
-        dispatching = tasks.create_task(Dispatcher(log, settings.streams, client).run())
-        await stop.wait()
-        dispatching.cancel()
-        await asyncio.wait([dispatching])
-        for worker in workers:
-            tasks.create_task(worker.shutdown())
-
-
-async def until(stop: asyncio.Event, work: Coroutine[Any, Any, Client]) -> Client | None:
-    """Return the result of work, or none if the order to stop came first."""
-    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if task.done():
-        return task.result()
-    task.cancel()
-    await asyncio.wait([task])
-    return None
+            workers = (
+                resync_worker(client, log, settings, outcome),
+                venue_worker(client, log, settings, rest),
+            )
+            await work_until(stop, workers, Dispatcher(log, settings.streams, client).run())
 
 
 def rest_client(settings: Settings) -> CoinbaseRest:

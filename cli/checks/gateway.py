@@ -20,7 +20,11 @@ def base_url(host: str, port: int) -> str:
 
 
 async def gateway(settings: Settings, answer_s: float) -> list[Finding]:
-    """Ask `/healthz`, then `/readyz`; where nothing of ours answers, say who listens."""
+    """Ask `/healthz`, then `/readyz`; where nothing of ours answers, say who listens.
+
+    GATEWAY_HOST=0.0.0.0 says where a gateway listens and not where one is: all processes of an
+    installation may have it, so that none is here is a warning then.
+    """
     url = base_url(settings.gateway_host, settings.gateway_port)
     try:
         async with httpx.AsyncClient(timeout=answer_s, trust_env=False) as http:
@@ -36,10 +40,19 @@ async def gateway(settings: Settings, answer_s: float) -> list[Finding]:
         who = await asyncio.to_thread(listener, settings.gateway_port)
         if who:
             text = f"{url}: no answer ({why}) from {who}, which listens there"
-        else:
-            text = f"{url}: nobody listens; start the gateway (`ledgerflux gateway`)"
-        return [broken(_GATEWAY, text)]
+            return [broken(_GATEWAY, text)]
+        return [_absent(settings.gateway_host, url)]
     return [ok(_GATEWAY, f"{url}: healthy and ready")]
+
+
+def _absent(host: str, url: str) -> Finding:
+    if host in _ANYWHERE:
+        return warning(
+            _GATEWAY,
+            f"{url}: nobody listens; if the gateway is elsewhere ask there, or set GATEWAY_HOST to "
+            "where it is",
+        )
+    return broken(_GATEWAY, f"{url}: nobody listens; start the gateway (`ledgerflux gateway`)")
 
 
 def _reason(answer: httpx.Response) -> str | None:
@@ -68,11 +81,14 @@ async def metrics_port(settings: Settings, answer_s: float) -> list[Finding]:
     url = base_url(settings.metrics_host, port)
     try:
         async with httpx.AsyncClient(timeout=answer_s, trust_env=False) as http:
-            text = (await http.get(f"{url}/metrics")).text
+            answer = await http.get(f"{url}/metrics")
+            text, hangs = answer.text, answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
     except httpx.HTTPError:
-        text = ""
+        text, hangs = "", False
     who = await asyncio.to_thread(listener, port)
-    if "\nmd_" in text:
+    if hangs:
+        return [broken(_METRICS, f"{port}: {who or 'who listens'} says: {text}")]
+    if "# HELP md_" in text:
         return [ok(_METRICS, f"{port}: served by {who or 'one of ours'}")]
     if who or text:
         return [

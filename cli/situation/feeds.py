@@ -1,7 +1,8 @@
 """Feeds as the canonical log tells them: state, since when, pace, and age of the newest tick.
 
 The latest-state rows say how each feed stands, and the last seconds of MD_TICKS what has changed
-since. Whether anything comes at all is read off MD_RAW: a dead line leaves every feed `live`.
+since. Whether anything comes at all is read off MD_RAW: a dead line leaves every feed `live`. So
+does a dead normalizer, so where what came is not normalized nothing is believed.
 """
 
 import time
@@ -10,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from cli.situation.shards import ShardRow, shards
 from models.canonical import FEEDS, Feed
 from models.settings import Settings
 from models.subjects import META_PRODUCT, product_of
@@ -64,12 +66,13 @@ class Feeds(msgspec.Struct):
     """All feeds; `lines`: who brings them.
 
     `behind`: products whose latest-state rows lack something, so that the state which is shown may
-    be that of before.
+    be that of before. `waiting`: shards of which nobody normalizes what has come.
     """
 
     rows: list[FeedRow]
     lines: list[LineRow]
     behind: list[tuple[str, str]]
+    waiting: list[ShardRow] = []
 
     @property
     def all_live(self) -> bool:
@@ -146,11 +149,14 @@ async def feeds(
     said = await inspector.newest(streams.ticks, streams.every("ticks"))
     received = await inspector.newest(streams.raw, streams.every("raw"))
     _note_silence(board, received, settings)
+    waiting = await _waiting(inspector, settings, asked_us)
+    _disbelieve(board, received, waiting)
     for shown in board.rows.values():
         if shown.resync_id is not None:
             shown.link = ui_link(settings, shown.resync_id)
     rows_of_all = sorted(board.rows.values(), key=_order)
-    return Feeds(rows_of_all, _lines(received), _behind(positions, [*recent, *said], asked_us))
+    behind = _behind(positions, [*recent, *said], asked_us)
+    return Feeds(rows_of_all, _lines(received), behind, waiting)
 
 
 def _behind(
@@ -201,6 +207,23 @@ def _note_silence(board: _Board, received: list[LogMessage], settings: Settings)
             for row in rows:
                 if row.state == "live":
                     row.state, row.since_us = "silent", last_us or None
+
+
+async def _waiting(inspector: Inspector, settings: Settings, asked_us: int) -> list[ShardRow]:
+    """Return the shards in which something waits; of a replay that ended nobody would read on."""
+    if settings.replay_namespace is not None:
+        return []
+    known = await shards(inspector, settings, asked_us)
+    return [row for row in known if row.waits_since_us is not None]
+
+
+def _disbelieve(board: _Board, received: list[LogMessage], waiting: list[ShardRow]) -> None:
+    """Mark the feeds of which what came may say something that was never normalized."""
+    stuck = {row.shard for row in waiting}
+    shard_of = {product_of(one.subject): int(one.subject.split(".")[2]) for one in received}
+    for row in board.rows.values():
+        if row.state == "live" and shard_of.get((row.venue, row.product)) in stuck:
+            row.state = "unknown"
 
 
 def _lines(received: list[LogMessage]) -> list[LineRow]:

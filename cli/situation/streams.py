@@ -11,9 +11,13 @@ from streaming.broker.log import StreamMissingError
 
 
 class ConsumerRow(msgspec.Struct):
-    """One consumer. `name`: none for one that belongs to a single reader; `behind`, in messages."""
+    """One consumer. `name`: none for one that belongs to a single reader; `behind`, in messages.
+
+    `reader`: what that calls itself, such as `normalizer-0`.
+    """
 
     name: str | None
+    reader: str
     subjects: str
     behind: int
 
@@ -74,4 +78,5 @@ def _share_of_age(facts: StreamFacts, now_us: int) -> float | None:
 
 
 def _consumer(facts: ConsumerFacts) -> ConsumerRow:
-    return ConsumerRow(facts.name or None, facts.subjects, facts.pending + facts.unanswered)
+    behind = facts.pending + facts.unanswered
+    return ConsumerRow(facts.name or None, facts.reader, facts.subjects, behind)

@@ -116,7 +116,7 @@ def _streams(rows: Iterable[StreamRow]) -> Table:
 
 
 def _consumer(row: ConsumerRow) -> str:
-    name = row.name or row.subjects
+    name = row.name or row.reader or row.subjects
     return f"{name} ({row.behind:,} behind)" if row.behind else name
 
 
@@ -162,7 +162,8 @@ def _workers(told: Situation) -> Table:
     for stream in told.streams or ():
         for row in stream.consumers:
             if row.name is None:
-                table.add_row(f"reader of {row.subjects}", _behind(row), "now")
+                who = row.reader or "reader"
+                table.add_row(f"{who}, of {row.subjects}", _behind(row), "now")
     for worker in told.workers or ():
         table.add_row(*_worker(worker))
     return table

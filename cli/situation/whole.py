@@ -90,6 +90,9 @@ class _Look:
             self._of("streams", streams(inspector, settings, now_us())),
         )
         self.found.at_us = now_us()
+        if self.found.feeds is not None:
+            told = (row.trouble(self.found.at_us) for row in self.found.feeds.waiting)
+            self.found.unreached += [f"feeds: {trouble}" for trouble in told]
 
     def _ask_gateways(self) -> None:
         """Take the gateway's word for products whose rows are behind; without it nobody knows."""

@@ -75,6 +75,7 @@ class _Stream(msgspec.Struct):
 
 class _ConsumerConfig(msgspec.Struct):
     durable_name: str = ""
+    description: str = ""
     filter_subject: str = ""
 
 
@@ -106,10 +107,12 @@ class ServerFacts:
 class ConsumerFacts:
     """One consumer that somebody uses. `name`: empty for one that belongs to a single reader.
 
-    `pending`: messages that it has not been given yet; `unanswered`: given, not acknowledged.
+    `reader`: what that calls itself; `pending`: messages that it has not been given yet;
+    `unanswered`: given, not acknowledged.
     """
 
     name: str
+    reader: str
     subjects: str
     pending: int
     unanswered: int
@@ -253,6 +256,7 @@ class Inspector:
         return [
             ConsumerFacts(
                 one.config.durable_name,
+                one.config.description,
                 one.config.filter_subject,
                 one.num_pending,
                 one.num_ack_pending,
@@ -282,14 +286,33 @@ class Inspector:
         request = {"start_time": start, "next_by_subj": subjects}
         return await self._get(stream, {**request, "batch": limit, "max_bytes": max_bytes})
 
+    async def last(self, stream: str, subjects: str) -> LogMessage | None:
+        """Return the newest message of all these subjects, as it is, or none.
+
+        Raises:
+            LogError: the server did not answer, or refused.
+        """
+        return next(iter(await self._get(stream, {"last_by_subj": subjects})), None)
+
+    async def following(
+        self, stream: str, subjects: str, position: int, *, limit: int, max_bytes: int
+    ) -> list[LogMessage]:
+        """Return the messages behind a position, as they are: the first `limit` of them.
+
+        Raises:
+            LogError: the server did not answer, or refused.
+        """
+        request = {"seq": position + 1, "next_by_subj": subjects}
+        return await self._get(stream, {**request, "batch": limit, "max_bytes": max_bytes})
+
     async def after(self, stream: str, subjects: str, position: int) -> LogMessage | None:
         """Return the first message behind a position, or none.
 
         Raises:
             LogError: the server did not answer, or refused.
         """
-        request = {"seq": position + 1, "next_by_subj": subjects, "batch": 1}
-        return next(iter(await self._get(stream, request)), None)
+        found = await self.following(stream, subjects, position, limit=1, max_bytes=1)
+        return next(iter(found), None)
 
     async def _get(self, stream: str, request: Mapping[str, object]) -> list[LogMessage]:
         try:

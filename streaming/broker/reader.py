@@ -101,6 +101,7 @@ class Reader:
         self._delivered = 0
         inbox = self._client.new_inbox()
         config = ConsumerConfig(
+            description=self._client.options.get("name"),
             deliver_subject=inbox,
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=self._cursor + 1,

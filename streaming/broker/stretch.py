@@ -45,7 +45,9 @@ async def get_stretch(
 async def direct_get(
     client: Client, stream: str, request: Mapping[str, object]
 ) -> list[LogMessage]:
-    """Return what one batched direct get gives; `request`: in the words of ADR-31.
+    """Return what one direct get gives; `request`: in the words of ADR-31.
+
+    Without a `batch` the server's answer is one message.
 
     Raises:
         TimeoutError, ServiceUnavailableError, LogError: as `get_stretch`.
@@ -65,6 +67,8 @@ async def direct_get(
             status = headers.get("Status")
             if status is None:
                 found.append(_stored(message.data, headers))
+                if "batch" not in request:
+                    return found
             elif status in (_END, _NOT_FOUND):
                 return found
             elif status == _NO_RESPONDERS:

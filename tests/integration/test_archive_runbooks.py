@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cli.main import app
 from models.archiving import ArchiveProgress
 from tests.archiving import ArchiveProcess, Site, publish, site
 from tests.integration.test_resync_runbook import run
-from tests.servers import eventually
+from tests.servers import eventually, free_port, port_open
 from workflows.schedules import ensure_schedules, lanes_of
 
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
@@ -128,3 +129,21 @@ def test_loss_is_not_accepted_where_nothing_may_be_changed() -> None:
     result = CliRunner().invoke(app, ["audit", "--accept-loss", "--no-repair"])
     assert result.exit_code == 2
     assert "--no-repair" in result.output
+
+
+async def test_lag_of_the_archive_is_told_while_temporal_is_away(tmp_path: Path) -> None:
+    """What the lake has is known from the lake, so only what came since counts."""
+    async with site(tmp_path, workers=False) as running:
+        await publish(running, 20)
+        settings = running.settings
+        with ArchiveProcess(tmp_path, settings, ARCHIVE_FLUSH_S="0.2") as worker:
+            await eventually(lambda: _stored(worker, 20), within_s=60)
+        published_s = time.time()
+        await publish(running, 1)
+        away = settings.model_copy(update={"temporal_address": f"127.0.0.1:{free_port()}"})
+        with ArchiveProcess(tmp_path, away) as worker:
+            await port_open(worker.metrics_port)
+            await lag_is(worker, lambda lag_s: lag_s >= 0)
+            lag_s = (await metrics(worker))[f"md_archive_lag_seconds{LABELS}"]
+            assert lag_s < time.time() - published_s + 0.5
+            await lag_is(worker, lambda later_s: later_s > lag_s + 1)

@@ -24,6 +24,7 @@ from storage.latest_dynamodb import DynamoLatestStore
 from storage.latest_nats import NatsLatestStore
 from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.server import find_binary
+from tests.collector import collecting
 from tests.integration.test_resync_runbook import run
 from tests.recovery import TemporalServer
 from tests.s3_faults import FaultyStore, faulty_store
@@ -121,7 +122,8 @@ def only(found: Mapping[str, list[Finding]], name: str) -> Finding:
 
 def harmed(found: Mapping[str, list[Finding]], *but: str) -> list[Finding]:
     """Return what is not well beside these checks, and beside what this site never has."""
-    never = {"gateway", "schedules", "packages", "open files"}
+    workers = {"ingestor", "normalizer", "snapshot"}
+    never = {"gateway", "schedules", "packages", "open files", *workers}
     return [
         one
         for name, all_ in found.items()
@@ -185,7 +187,7 @@ async def test_nats_away_is_one_line_each_and_the_rest_is_looked_at(site: Site) 
     assert dead in only(found, "nats").text
     assert "NATS_URLS" in only(found, "nats").text
     assert only(found, "streams").text == "cannot be looked at before NATS answers"
-    assert harmed(found, "nats", "streams", "latest state") == []
+    assert harmed(found, "nats", "streams", "latest state", "pipeline") == []
     found = await site.doctor("nats", "streams", nats_urls=(dead, site.nats.url))
     assert [one.state for one in found["nats"]] == ["warning", "ok"]
     assert harmed(found, "nats") == []
@@ -357,6 +359,46 @@ async def test_port_that_a_stranger_has_is_told_with_its_process(site: Site) -> 
         states(await site.doctor("metrics port", metrics_port=free_port()))["metrics port"]
         == "warning"
     )
+    async with telling(b"the event loop has not turned for 20 s", status=503) as port:
+        found = await site.doctor("metrics port", metrics_port=port)
+    assert only(found, "metrics port").state == "broken"
+    assert "says: the event loop has not turned for 20 s" in only(found, "metrics port").text
+
+
+async def test_gateway_that_is_not_here_is_a_warning_where_it_may_be_elsewhere(site: Site) -> None:
+    """The image has all processes listen everywhere: that does not say where the gateway is."""
+    found = only(await site.doctor("gateway", gateway_host="0.0.0.0"), "gateway")  # noqa: S104
+    assert found.state == "warning"
+    assert "if the gateway is elsewhere ask there" in found.text
+    given = only(await site.doctor("gateway", gateway_host="127.0.0.1"), "gateway")
+    assert given.state == "broken"
+    assert "start the gateway" in given.text
+
+
+async def test_collector_of_traces_is_asked_whether_it_takes_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not is a warning, with what to look at: nothing but the traces is lost."""
+
+    async def look(endpoint: str | None) -> Finding:
+        return only(await site.doctor("traces", otel_exporter_otlp_endpoint=endpoint), "traces")
+
+    assert (await look(None)).state == "ok"
+    async with collecting() as collector:
+        assert (await look(collector.endpoint)).state == "ok"
+        assert (await look(f"{collector.endpoint}/v1/traces")).state == "ok"
+        assert collector.spans == []
+    dead = await look(f"http://127.0.0.1:{free_port()}")
+    assert dead.state == "warning"
+    assert "traces are lost" in dead.text
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in dead.text
+    async with telling(b"{}", status=404) as port:
+        assert "it answers 404" in (await look(f"http://127.0.0.1:{port}")).text
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20secret-f8a1c3")
+    async with telling(b"{}", status=401) as port:
+        denied = await look(f"http://127.0.0.1:{port}")
+    assert "check OTEL_EXPORTER_OTLP_HEADERS" in denied.text
+    assert "secret-f8a1c3" not in denied.text
 
 
 @pytest.mark.parametrize(
@@ -396,7 +438,8 @@ async def test_command_with_a_bad_setting_tells_it_and_looks_at_the_rest(site: S
         "NATS_TOKEN": "",
         "NATS_URL": "nats://elsewhere",
         "NATS_USER": "half",
-        "COINBASE_REST_URL": f"http://me:password-f8a1c3@127.0.0.1:{site.sim.port}",
+        "COINBASE_REST_URL": site.sim.rest_url,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:password-f8a1c3@127.0.0.1:4318",
         "S3_ENDPOINT": str(site.settings.s3_endpoint),
         "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
         **SECRETS,
@@ -405,7 +448,8 @@ async def test_command_with_a_bad_setting_tells_it_and_looks_at_the_rest(site: S
     assert status == 2
     assert "Traceback" not in err
     lines = out.splitlines()
-    assert "✗ settings      JS_RETENTION_MINUTES='soon':" in lines[0]
+    assert any("✗ settings      JS_RETENTION_MINUTES='soon':" in line for line in lines)
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT: " in out
     assert any("set NATS_USER and NATS_PASSWORD together" in line for line in lines)
     assert any("NATS_URL is no setting of ours" in line and "NATS_URLS" in line for line in lines)
     assert any("NATS_TOKEN is set and holds nothing" in line for line in lines)
@@ -437,10 +481,9 @@ async def test_secret_that_a_server_quotes_is_hidden() -> None:
         s3_access_key="ledgerflux",
         s3_secret_key="hunter22",  # noqa: S106
         auth_api_keys="one-key,another-key",
-        coinbase_rest_url="http://me:pass-word@venue",
     )
-    text = "ledgerflux:\n hunter22 is wrong, as are another-key, one-key and pass-word"
-    hidden = "ledgerflux: *** is wrong, as are ***, *** and ***"
+    text = "ledgerflux:\n hunter22 is wrong, as are another-key and one-key"
+    hidden = "ledgerflux: *** is wrong, as are *** and ***"
     assert Hidden(settings).out_of(text) == hidden
 
 

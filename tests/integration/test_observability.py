@@ -62,6 +62,8 @@ class System:
             "S3_ACCESS_KEY": "ledgerflux",
             "S3_SECRET_KEY": "ledgerflux",
             "COINBASE_PRODUCTS": PRODUCTS,
+            "COINBASE_REST_URL": f"http://127.0.0.1:{self.ports['sim']}",
+            "COINBASE_WS_PRIMARY": f"ws://127.0.0.1:{self.ports['sim']}",
         }
 
 

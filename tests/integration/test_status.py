@@ -132,6 +132,7 @@ async def test_whole_system_has_nothing_wrong(system: System) -> None:
     assert {"gateway", "schedules", "task queue resync"} <= {
         row["check"] for row in found if row["state"] == "ok"
     }
+    assert {"ingestor", "normalizer", "snapshot"} <= {row["check"] for row in found}
     assert not [row for row in found if row["state"] == "broken"]
 
 
@@ -150,7 +151,9 @@ async def test_status_shows_everything_and_ends_with_0(system: System) -> None:
     assert 0 < streams["MD_RAW"]["share_of_age"] < 1
     assert [one["name"] for one in streams["MD_RESYNC"]["consumers"]] == ["dispatcher"]
     readers = [one["subjects"] for one in streams["MD_TICKS"]["consumers"]]
-    assert readers == ["market.ticks.*.*.*"] * 2  # gateway and snapshot
+    assert readers == ["market.ticks.*.*.*"] * 2
+    assert {one["reader"] for one in streams["MD_TICKS"]["consumers"]} == {"gateway", "snapshot"}
+    assert [one["reader"] for one in streams["MD_RAW"]["consumers"]] == ["normalizer-0"]
     assert {"archive", "lake", "resync", "venue-rest"} <= {
         queue for row in seen["workers"] for queue in row["queues"]
     }
@@ -188,6 +191,23 @@ async def test_line_that_brings_nothing_is_silent(system: System) -> None:
         assert feed(seen, "BTC-USD", "book").since_us is not None
         assert not seen.is_live
     await system.seen(lambda seen: seen.is_live)
+
+
+async def test_normalizer_that_hangs_leaves_its_feeds_unknown(system: System) -> None:
+    """Data keeps coming in and the log ends with `live`: both commands say what is wrong."""
+    async with system.paused("normalizer-0"):
+        seen = await system.seen(lambda seen: any("shard 0" in s for s in seen.unreached))
+        assert seen.feeds is not None
+        assert {row.state for row in seen.feeds.rows} == {"unknown"}
+        (status, page, _), (examined, out, _) = await asyncio.gather(
+            run("ledgerflux status --within 12", **system.env),
+            run("ledgerflux doctor --within 12", **system.env),
+        )
+        assert (status, examined) == (1, 1)
+        assert "6 unknown" in page
+        assert "normalizer-0 has not normalized what came into shard 0" in page
+        assert "✗ normalizer" in out
+    await system.seen(lambda seen: seen.is_live and not seen.unreached)
 
 
 async def test_rows_that_are_behind_are_not_believed(system: System) -> None:

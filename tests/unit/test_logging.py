@@ -86,3 +86,34 @@ def everything(terminal: int) -> bytes:
         if not more:
             return told
         told += more
+
+
+COMMAND = """
+import sys
+from types import SimpleNamespace
+import structlog
+import typer
+from cli.main import COMMANDS, main
+
+def chatter() -> None:
+    structlog.get_logger("any").info("too little")
+    structlog.get_logger("any").warning("the log does not answer yet")
+    typer.echo("{}")
+
+sys.modules["chatty"] = SimpleNamespace(chatter=chatter)
+COMMANDS["chatter"] = "chatty:chatter"
+main()
+"""
+
+
+async def test_output_of_a_command_is_what_was_asked_for_and_nothing_else() -> None:
+    """What is logged on the way goes to stderr: who reads JSON must not meet it."""
+    command = [sys.executable, "-c", COMMAND, "chatter"]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (0, b"{}\n")
+    assert [json.loads(line)["event"] for line in err.splitlines()] == [
+        "the log does not answer yet"
+    ]

@@ -20,6 +20,7 @@ from tests.observing import (
     dashboard,
     expressions,
     needs_prometheus,
+    page_of,
     promtool,
 )
 
@@ -27,11 +28,15 @@ HEADINGS = ["What it means", "How to confirm", "What to do", "How to know it is 
 
 
 def test_every_alert_has_its_runbook() -> None:
-    """`runbook_url` is the page of the alert's name, with the four headings in order."""
+    """`runbook_url` is the page of the alert's name, with the four headings in order.
+
+    All begin with the external label, so that one setting makes them links.
+    """
     assert len(alerts()) >= 10
     for alert in alerts():
         name = re.sub(r"(?<!^)(?=[A-Z])", "-", alert["alert"]).lower()
-        page = ROOT / alert["annotations"]["runbook_url"]
+        page = page_of(alert)
+        assert alert["annotations"]["runbook_url"].startswith("{{ $externalLabels.runbooks }}docs/")
         assert page == RUNBOOKS / f"{name}.md"
         text = page.read_text(encoding="utf-8")
         found = re.findall(r"^## (.+)$", text, re.MULTILINE)
@@ -43,9 +48,10 @@ def test_every_alert_has_its_runbook() -> None:
 def test_every_page_that_a_runbook_names_exists() -> None:
     """No link leads nowhere."""
     for page in RUNBOOKS.glob("*.md"):
-        named = re.findall(r"[\w/-]+\.md", page.read_text(encoding="utf-8"))
+        named = re.findall(r"(?:\.\./)?[\w/-]+\.md", page.read_text(encoding="utf-8"))
         for name in named:
-            assert (RUNBOOKS / name).exists() or (ROOT / name).exists(), f"{page.name}: {name}"
+            found = [(where / name).exists() for where in (RUNBOOKS, RUNBOOKS.parent, ROOT)]
+            assert any(found), f"{page.name}: {name}"
 
 
 @needs_prometheus
@@ -149,3 +155,23 @@ def test_grafana_finds_its_source_and_its_dashboards() -> None:
     for name in DASHBOARDS:
         chosen = dashboard(name)["templating"]["list"][0]
         assert (chosen["type"], chosen["current"]["value"]) == ("datasource", source["uid"])
+
+
+def test_containers_that_the_runbooks_enter_are_there() -> None:
+    """The index says how to run a command where nothing is published; compose has the services."""
+    index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    entered = set(re.findall(r"docker compose exec (?:-e \S+ )?(\S+)", index))
+    assert entered == {"gateway", "temporal"}
+    assert entered <= set(services)
+
+
+def test_a_worker_that_is_down_is_looked_for_by_the_names_of_the_jobs() -> None:
+    """All jobs of ours; and those that must be there are missed when they are no target."""
+    told = yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text(encoding="utf-8"))
+    jobs = {job["job_name"] for job in told["scrape_configs"]} - {"prometheus"}
+    (rule,) = (alert for alert in alerts() if alert["alert"] == "WorkerDown")
+    (named,) = re.findall(r'up\{job=~"([^"]+)"\} == 0', rule["expr"])
+    assert set(named.split("|")) == jobs
+    missed = re.findall(r'absent\(up\{job="([^"]+)"\}\)', rule["expr"])
+    assert set(missed) == jobs - {"replay", "candidate"}
