@@ -24,7 +24,7 @@ from models.canonical import FEEDS, Feed
 from models.recovery import GAP_RESYNC, RESYNC_FAILED, ResyncInput, ResyncReport
 from models.resync import MANUAL
 from models.settings import Settings
-from models.subjects import SubjectError, token
+from models.subjects import SubjectError, shard_of, token
 from workflows import attributes
 from workflows.connect import connect, leave, ui_link
 from workflows.starting import start_resync
@@ -67,7 +67,13 @@ def resync(
     Exit status 1 means that it was not recovered.
     """
     settings = known_settings()
-    gap = _by_hand(venue or settings.ingest_venue, product, _feed(feed), accept_loss=accept_loss)
+    gap = _by_hand(
+        venue or settings.ingest_venue,
+        product,
+        _feed(feed),
+        settings.shard_count,
+        accept_loss=accept_loss,
+    )
     leave(run(_resync(settings, gap, wait=wait, as_json=as_json), settings))
 
 
@@ -190,10 +196,17 @@ def _show(report: ResyncReport) -> None:
         typer.echo(f"  {step.step:10} {step.seconds:8.3f} s  {step.note}")
 
 
-def _by_hand(venue: str, product: str, feed: Feed, *, accept_loss: bool) -> ResyncInput:
+def _by_hand(
+    venue: str, product: str, feed: Feed, shards: int, *, accept_loss: bool
+) -> ResyncInput:
     name = f"resync/{_token(venue)}/{_token(product)}/{feed}{MANUAL}{time.time_ns() // 1000}"
     return ResyncInput(
-        venue=venue, product=product, feed=feed, resync_id=name, accept_loss=accept_loss
+        venue=venue,
+        product=product,
+        feed=feed,
+        resync_id=name,
+        accept_loss=accept_loss,
+        shard=shard_of(venue, product, shards),
     )
 
 

@@ -53,7 +53,8 @@ class ResyncInput(Payload):
 
     `after`, `before`, `since`, `stretch`: see `models.resync.ResyncRequest`. `give_up_after_s`:
     how long the venue, and then the normalizer, may take before the workflow ends as failed.
-    `accept_loss`: give up prints that the venue does not have any more.
+    `accept_loss`: give up prints that the venue does not have any more. `shard`: of the product,
+    where whoever starts the workflow knows it; only traces and logs have use for it.
     """
 
     venue: str
@@ -68,6 +69,7 @@ class ResyncInput(Payload):
     accept_loss: bool = False
     give_up_after_s: float = 3600.0
     max_rounds: int = 20
+    shard: int | None = None
 
 
 class Noted(Payload):
@@ -216,6 +218,7 @@ class ResyncReport(Payload):
     sentence: str
     after: int | None = None
     before: int | None = None
+    shard: int | None = None
     lost: int | None = None
     fetched: int = 0
     filled: int = 0

@@ -32,9 +32,13 @@ _log = structlog.get_logger(__name__)
 class Dispatcher:
     """Starts workflows until it is cancelled. Attributes: taken, requests that left the queue."""
 
-    def __init__(self, log: JetStreamLog, streams: Streams, client: Client) -> None:
+    def __init__(
+        self, log: JetStreamLog, streams: Streams, client: Client, shards: int = 1
+    ) -> None:
+        """Take what normalizers of so many shards request."""
         self._queue = WorkQueue(log, streams.resync, CONSUMER)
         self._client = client
+        self._shards = shards
         self.taken = 0
 
     async def run(self) -> None:
@@ -72,7 +76,7 @@ class Dispatcher:
 
     async def _start(self, request: ResyncRequest) -> None:
         """Start the gap's workflow, or have the one of its connection's lost stretch do it."""
-        gap = of_request(request)
+        gap = of_request(request, self._shards)
         if request.stretch is not None:
             with suppress(WorkflowAlreadyStartedError):  # ended: this request came late
                 await start_in_stretch(self._client, gap, request.stretch)

@@ -90,7 +90,8 @@ async def recover(settings: Settings, stop: asyncio.Event) -> None:
                 resync_worker(client, log, settings, outcome),
                 venue_worker(client, log, settings, rest),
             )
-            await work_until(stop, workers, Dispatcher(log, settings.streams, client).run())
+            dispatcher = Dispatcher(log, settings.streams, client, settings.shard_count)
+            await work_until(stop, workers, dispatcher.run())
 
 
 def rest_client(settings: Settings) -> CoinbaseRest:

@@ -76,6 +76,7 @@ class Journal:
             venue=gap.venue,
             product=gap.product,
             feed=gap.feed,
+            shard=gap.shard,
             reason=gap.reason,
             outcome=outcome,
             sentence=sentence,

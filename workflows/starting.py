@@ -16,14 +16,16 @@ from models.recovery import (
     StretchInput,
 )
 from models.resync import ResyncRequest
+from models.subjects import shard_of
 from workflows import attributes
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 
 
-def of_request(request: ResyncRequest) -> ResyncInput:
-    """Return the workflow's input for a request of the normalizer."""
-    return ResyncInput.model_validate(msgspec.structs.asdict(request))
+def of_request(request: ResyncRequest, shards: int = 1) -> ResyncInput:
+    """Return the workflow's input for a request of the normalizer, one of so many shards."""
+    shard = shard_of(request.venue, request.product, shards)
+    return ResyncInput.model_validate(msgspec.structs.asdict(request) | {"shard": shard})
 
 
 async def start_resync(client: Client, gap: ResyncInput) -> WorkflowHandle[Any, ResyncReport]:

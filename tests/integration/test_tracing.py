@@ -241,6 +241,7 @@ async def test_a_workflow_and_its_activities_are_one_trace(
             assert span.attributes["product"] == PRODUCT, name
         for name in ACTIVITIES[1:]:
             assert spans[f"RunActivity:{name}"].attributes["shard"] == 0
+    assert {span.attributes["shard"] for span in dispatched.values()} == {0}
     first = by_hand["RunWorkflow:GapResyncWorkflow"]
     assert first.parent == ""
     assert first.trace == first.attributes["temporalRunID"].replace("-", "")
