@@ -45,7 +45,7 @@ async def drain(access: Access, spread_s: float) -> None:
     timers = []
     for guest, share_s in zip(served, shares(len(served), spread_s), strict=True):
         guest.catch_up()
-        word = Drain(reconnect_ms=round(share_s * 1000))
+        word = Drain(reconnect_ms=int(share_s * 1000))  # never beyond its share
         guest.sink.write(json_frame(word.model_dump()))
         timers.append(loop.call_later(share_s + MARGIN_S, _send_away, guest))
     try:
