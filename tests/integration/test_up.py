@@ -112,7 +112,8 @@ async def test_up_killed_takes_its_children_along(ports: dict[str, int], tmp_pat
         await told(stack, "Ctrl-C stops everything")
         family = psutil.Process(stack.pid).children(recursive=True)
         stack.kill()
-        await eventually(lambda: not any(process.is_running() for process in family), within_s=30)
+        # With all servers gone at once the workers for Temporal take 20 s to give up.
+        await eventually(lambda: not any(process.is_running() for process in family), within_s=60)
 
 
 def run(arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
