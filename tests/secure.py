@@ -4,13 +4,14 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import trustme
 
-from tests.servers import NatsServer
+from tests.servers import NatsServer, eventually
 
 USER, PASSWORD = "ledgerflux", "s3cret-of-the-test"
 
@@ -65,21 +66,41 @@ async def tls_before(port: int, files: Certificates) -> AsyncIterator[int]:
     context.verify_mode = ssl.CERT_REQUIRED
     context.set_alpn_protocols(["h2"])
 
+    handling: set[asyncio.Task[None] | None] = set()
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", port)
-        with closing(writer.transport), closing(back):
+        handling.add(asyncio.current_task())
+        with ExitStack() as ending:
+            # Not `close`, which would wait for the other end's word.
+            ending.callback(writer.transport.abort)
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            ending.callback(back.transport.abort)
             ways = [
                 asyncio.create_task(_pump(reader, back)),
                 asyncio.create_task(_pump(there, writer)),
             ]
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            for way in ways:
-                way.cancel()
-            await asyncio.wait(ways)
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.wait(ways)
 
-    async with await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context) as server:
-        yield server.sockets[0].getsockname()[1]
+    async with await asyncio.start_server(
+        handle, "127.0.0.1", 0, ssl=context, ssl_handshake_timeout=2
+    ) as server:
+        mine = server.sockets[0].getsockname()[1]
+        yield mine
         server.close()
+        for task in handling:
+            if task is not None:
+                task.cancel()
+        # Those whose handshake failed have no handler, and are closed a little later.
+        await eventually(lambda: mine not in _ports_of_this_process())
+
+
+def _ports_of_this_process() -> set[int]:
+    return {one.laddr.port for one in psutil.Process().net_connections("tcp") if one.laddr}
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
