@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from pydantic import SecretStr
@@ -133,14 +132,12 @@ class Hidden:
 
 
 def _secrets(values: Iterable[Any]) -> Iterable[str]:
-    """Return the secrets among values of settings, and those within addresses."""
+    """Return the secrets among values of settings; addresses have none, or are refused."""
     for value in values:
         if isinstance(value, SecretStr):
             yield value.get_secret_value()
         elif isinstance(value, tuple):
             yield from _secrets(value)
-        elif isinstance(value, str) and "@" in value:
-            yield urlsplit(value).password or ""
 
 
 def _show(found: Sequence[Finding], *, as_json: bool) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from models.settings import Settings
 
@@ -43,11 +42,3 @@ def warning(check: str, text: str) -> Finding:
 def broken(check: str, text: str) -> Finding:
     """Say what does not work, and what to do."""
     return Finding(check, "broken", text)
-
-
-def place_of(url: str) -> str:
-    """Return an address without the user and the password that may be in it."""
-    parts = urlsplit(url)
-    return (
-        url if "@" not in parts.netloc else url.replace(f"{parts.netloc.rpartition('@')[0]}@", "")
-    )

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cli.checks.finding import Finding, broken, ok, place_of, warning
+from cli.checks.finding import Finding, broken, ok, warning
 from models.settings import Settings
 from streaming.broker.inspection import Inspector, ServerFacts, StreamFacts, differences
 from streaming.broker.jetstream import stream_configs
@@ -31,7 +31,7 @@ async def _server(settings: Settings, url: str, answer_s: float) -> tuple[str, S
     """Return where the server is, or why it cannot be used."""
     try:
         async with Inspector.connect(settings, url, answer_s=answer_s) as inspector:
-            return place_of(url), await inspector.server()
+            return url, await inspector.server()
     except LogUnavailableError as error:
         return str(error), None
 

@@ -4,7 +4,7 @@ import secrets
 
 import botocore.exceptions as boto
 
-from cli.checks.finding import Finding, broken, ok, place_of
+from cli.checks.finding import Finding, broken, ok
 from models.settings import Settings
 from storage.aws import aws_client
 from storage.errors import (
@@ -38,7 +38,7 @@ async def object_store(settings: Settings, _: float) -> list[Finding]:
     """Put, read back and delete an object; what must be refused is tried as well."""
     if not settings.has_lake:
         return [ok(_S3, "not used: none of S3_ENDPOINT, S3_ACCESS_KEY and S3_REGION is set")]
-    place = f"{settings.s3_bucket} at {place_of(settings.s3_endpoint or 'AWS')}"
+    place = f"{settings.s3_bucket} at {settings.s3_endpoint or 'AWS'}"
     try:
         # One attempt: whoever asks a doctor wants to know of the first that fails.
         async with aws_client("s3", settings, attempts=1) as client:
@@ -98,7 +98,7 @@ async def _bucket(settings: Settings, answer_s: float) -> Finding:
 
 
 async def _table(settings: Settings) -> Finding:
-    where = place_of(settings.ddb_endpoint or "AWS")
+    where = settings.ddb_endpoint or "AWS"
     name = f"DynamoDB table {settings.ddb_table} at {where}"
     try:
         async with aws_client("dynamodb", settings, attempts=1) as client:

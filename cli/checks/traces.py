@@ -5,7 +5,7 @@ import os
 import httpx
 from opentelemetry.util.re import parse_env_headers
 
-from cli.checks.finding import Finding, ok, place_of, warning
+from cli.checks.finding import Finding, ok, warning
 from models.settings import Settings
 
 _TRACES = "traces"
@@ -29,7 +29,7 @@ async def collector(settings: Settings, answer_s: float) -> list[Finding]:
         why = str(error) or type(error).__name__
         return [warning(_TRACES, f"{_lost(url)}: {why}; check OTEL_EXPORTER_OTLP_ENDPOINT")]
     if answer.is_success:
-        return [ok(_TRACES, f"{place_of(url)}: an empty export was taken")]
+        return [ok(_TRACES, f"{url}: an empty export was taken")]
     told = f"{answer.status_code} {answer.reason_phrase}".strip()
     denied = answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
     cure = _HEADERS if denied else "OTEL_EXPORTER_OTLP_ENDPOINT: OTLP over HTTP must be taken there"
@@ -37,4 +37,4 @@ async def collector(settings: Settings, answer_s: float) -> list[Finding]:
 
 
 def _lost(url: str) -> str:
-    return f"{place_of(url)}: traces are lost"
+    return f"{url}: traces are lost"

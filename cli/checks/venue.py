@@ -6,7 +6,7 @@ from difflib import get_close_matches
 import websockets
 from websockets.asyncio.client import connect
 
-from cli.checks.finding import Finding, broken, ok, place_of, warning
+from cli.checks.finding import Finding, broken, ok, warning
 from models.settings import Settings
 from venues.coinbase.addresses import proxy_for
 from venues.coinbase.auth import BadSecretError
@@ -22,7 +22,7 @@ _TRADING = "online"
 
 async def rest(settings: Settings, answer_s: float) -> list[Finding]:
     """Ask for the venue's products, and look for ours among them."""
-    place = place_of(settings.coinbase_rest_url)
+    place = settings.coinbase_rest_url
     try:
         async with CoinbaseRest(settings.coinbase_rest_url, timeout_s=answer_s) as venue:
             listed = {product.id: product for product in await venue.products()}
@@ -64,13 +64,12 @@ async def feeds(settings: Settings, answer_s: float) -> list[Finding]:
 
 
 async def _feed(url: str, answer_s: float, *, main: bool) -> Finding:
-    place = place_of(url)
     try:
         proxy = proxy_for(url)
         async with connect(url, open_timeout=answer_s, close_timeout=0.2, proxy=proxy):
-            return ok(_FEED, f"{place}: can be connected to")
+            return ok(_FEED, f"{url}: can be connected to")
     except (OSError, TimeoutError, websockets.WebSocketException) as error:
         why = str(error) or type(error).__name__
         if main:
-            return broken(_FEED, f"{place}: {why}; check the network and the address")
-        return warning(_FEED, f"{place}: the fallback cannot be reached ({why})")
+            return broken(_FEED, f"{url}: {why}; check the network and the address")
+        return warning(_FEED, f"{url}: the fallback cannot be reached ({why})")
