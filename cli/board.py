@@ -6,10 +6,12 @@ Builds its state from canonical messages with the same machines as the gateway; 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 
 from client.subscriber import Update
@@ -23,9 +25,14 @@ SHOWN_S = 3.0
 """So long a closed gap is told of: most are open for less than a redraw."""
 
 _COLUMNS = (
-    "product", "last", "size", "side", "bid", "ask", "levels", "spread", "ticks/s", "links",
-    "gaps", "status", "age",
+    "product", "last", "size", "side", "bid", "bid size", "ask", "ask size", "levels", "spread",
+    "ticks/s", "links", "gaps", "status", "age",
 )  # fmt: skip
+_GIVE_WAY = ("spread", "bid size", "ask size", "side", "size", "age", "levels", "links")
+"""What a narrow terminal does not show, in this order."""
+
+_STATUS_WIDTH = len("trades mended in 0.00 s")
+_ANY_WIDTH = 1000
 
 
 class Row:
@@ -61,7 +68,7 @@ class Row:
             self._opened.setdefault(feed, now)
         elif status.state == "live" and feed in self._opened:
             seconds = now - self._opened.pop(feed)
-            self._closed = (f"[green]{feed} gap closed in {seconds:.2f} s[/green]", now)
+            self._closed = (f"[green]{feed} mended in {seconds:.2f} s[/green]", now)
 
     def cells(self, now: float) -> list[str]:
         """Return what the table shows, in the order of its columns."""
@@ -73,8 +80,8 @@ class Row:
         return [
             self.product,
             *([str(last.px), str(last.qty), last.side] if last else ["", "", ""]),
-            _quote(quotes.best_bid) or _level(book.bids(1)),
-            _quote(quotes.best_ask) or _level(book.asks(1)),
+            *(_quote(quotes.best_bid) or _level(book.bids(1))),
+            *(_quote(quotes.best_ask) or _level(book.asks(1))),
             f"{len(book):,}" if len(book) else "",
             "" if bid is None or ask is None else format(ask - bid, "f"),
             f"{self._rate:,.0f}",
@@ -108,11 +115,11 @@ class Board:
     def __init__(self, console: Console) -> None:
         self._rows: dict[tuple[str, str], Row] = {}
         self._notice = "connecting"
+        self._console = console
         # Where nobody watches, one table at the end is all there is to see.
         self._live = Live(
             console=console, get_renderable=self._table, auto_refresh=False, transient=False
         )
-        self._terminal = console.is_terminal
 
     def notice(self, text: str) -> None:
         """Show a sentence below the table."""
@@ -138,27 +145,42 @@ class Board:
                 drawing.cancel()
 
     async def _draw(self) -> None:
-        while self._terminal:
+        while self._console.is_terminal:
             self._live.refresh()
             await asyncio.sleep(REDRAW_S)
 
     def _table(self) -> Table:
-        table = Table(caption=self._notice)
-        for column in _COLUMNS:
-            table.add_column(column, no_wrap=column == "product")
+        """Return the table with as many columns as the terminal has room for."""
         now = time.monotonic()
-        for key in sorted(self._rows):
-            table.add_row(*self._rows[key].cells(now))
+        rows = [
+            dict(zip(_COLUMNS, self._rows[key].cells(now), strict=True))
+            for key in sorted(self._rows)
+        ]
+        columns, table = list(_COLUMNS), self._of(_COLUMNS, rows)
+        options = self._console.options.update(max_width=_ANY_WIDTH)
+        for name in _GIVE_WAY:
+            if Measurement.get(self._console, options, table).maximum <= self._console.width:
+                break
+            columns.remove(name)
+            table = self._of(columns, rows)
+        return table
+
+    def _of(self, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> Table:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=self._notice)
+        for name in columns:
+            table.add_column(name, no_wrap=True, min_width=_STATUS_WIDTH * (name == "status"))
+        for row in rows:
+            table.add_row(*(row[name] for name in columns))
         return table
 
 
-def _quote(quote: Quote | None) -> str:
-    """Show the ticker's best price and its size."""
+def _quote(quote: Quote | None) -> tuple[str, str] | None:
+    """Return the ticker's best price and its size."""
     if quote is None:
-        return ""
-    return f"{quote.px} ({quote.qty})" if quote.qty is not None else str(quote.px)
+        return None
+    return str(quote.px), "" if quote.qty is None else str(quote.qty)
 
 
-def _level(levels: list[Level]) -> str:
-    """Show a book's best price and its size."""
-    return f"{levels[0][0]} ({levels[0][1]})" if levels else ""
+def _level(levels: list[Level]) -> tuple[str, str]:
+    """Return a book's best price and its size."""
+    return (str(levels[0][0]), str(levels[0][1])) if levels else ("", "")
