@@ -116,6 +116,7 @@ class Board:
         self._rows: dict[tuple[str, str], Row] = {}
         self._notice = "connecting"
         self._console = console
+        self._shown = (console.width, _COLUMNS)
         # Where nobody watches, one table at the end is all there is to see.
         self._live = Live(
             console=console, get_renderable=self._table, auto_refresh=False, transient=False
@@ -156,13 +157,17 @@ class Board:
             dict(zip(_COLUMNS, self._rows[key].cells(now), strict=True))
             for key in sorted(self._rows)
         ]
-        columns, table = list(_COLUMNS), self._of(_COLUMNS, rows)
-        options = self._console.options.update(max_width=_ANY_WIDTH)
+        width, options = self._console.width, self._console.options.update(max_width=_ANY_WIDTH)
+        # What has given way stays away while the width is the same: nothing may come and go with
+        # the digits of a price.
+        columns = self._shown[1] if self._shown[0] == width else _COLUMNS
+        table = self._of(columns, rows)
         for name in _GIVE_WAY:
-            if Measurement.get(self._console, options, table).maximum <= self._console.width:
+            if Measurement.get(self._console, options, table).maximum <= width:
                 break
-            columns.remove(name)
+            columns = tuple(one for one in columns if one != name)
             table = self._of(columns, rows)
+        self._shown = (width, columns)
         return table
 
     def _of(self, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> Table:
