@@ -142,6 +142,9 @@ class Pulse:
 class _Handler(MetricsHandler):
     """Answers one request; `registry` and `pulse` are those of the process."""
 
+    timeout = 10.0
+    """Seconds that a client may take; a thread waits for each."""
+
     pulse: Pulse
 
     def do_GET(self) -> None:  # noqa: N802  # as http.server calls it

@@ -34,6 +34,18 @@ async def test_each_path_has_its_own_answer() -> None:
         assert (status, "md_things_total" in text) == (404, False)
 
 
+async def test_client_that_asks_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a thread of its own, which must not wait for ever."""
+    monkeypatch.setattr(metrics._Handler, "timeout", 0.2)
+    port = free_port()
+    serve_metrics(port, [])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_loop_that_hangs_is_told_until_it_turns_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
