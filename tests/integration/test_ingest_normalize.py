@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from contextlib import aclosing
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import nats
@@ -94,6 +96,20 @@ async def normalize(
 async def crash() -> None:
     """End a task group at once."""
     raise InterruptedError
+
+
+@asynccontextmanager
+async def trading(log: JetStreamLog) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """Give what stores the trade of a number at this moment, by a real ingest."""
+    async with asyncio.TaskGroup() as tasks:
+        sink = Ingest(log, "coinbase", [PRODUCT], 1, tasks)
+        sink.opened(CONN)
+
+        async def trade(number: int) -> None:
+            sink.frame(time.time_ns() // 1000, CONN, match(number))
+            await sink.flush()
+
+        yield trade
 
 
 def consumed(log: JetStreamLog, product: str = PRODUCT) -> Any:

@@ -13,11 +13,10 @@ from models.settings import Settings
 from models.subjects import Streams, raw_subject
 from storage.latest_store import latest_store
 from streaming.broker.jetstream import JetStreamLog
-from streaming.ingest import Ingest
 from streaming.normalize import Normalizer
 from streaming.unread import Unread
 from tests.gateways import SUBJECT, tick
-from tests.integration.test_ingest_normalize import CONN, PRODUCT, consumed, match
+from tests.integration.test_ingest_normalize import PRODUCT, consumed, trading
 from tests.servers import NatsServer, Process, eventually, free_port
 from venues.coinbase.mapper import decode
 from workers.snapshotter import Snapshotter
@@ -46,14 +45,7 @@ def lag_of(normalizer: Normalizer) -> float:
 
 async def test_lag_grows_while_the_normalizer_reads_nothing(log: JetStreamLog) -> None:
     """What came since waits, and ages; who goes on has no lag, and none in a quiet time."""
-    async with asyncio.TaskGroup() as tasks:
-        sink = Ingest(log, "coinbase", [PRODUCT], 1, tasks)
-        sink.opened(CONN)
-
-        async def trade(number: int) -> None:
-            sink.frame(time.time_ns() // 1000, CONN, match(number))
-            await sink.flush()
-
+    async with trading(log) as trade:
         async with normalizing(log) as (normalizer, reading):
             await trade(1)
             await eventually(consumed(log))

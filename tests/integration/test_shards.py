@@ -17,9 +17,8 @@ from models.subjects import Streams, raw_subject
 from storage.latest import LatestRow
 from streaming.broker.inspection import Inspector
 from streaming.broker.jetstream import JetStreamLog
-from streaming.ingest import Ingest
 from streaming.normalize import Normalizer
-from tests.integration.test_ingest_normalize import CONN, PRODUCT, consumed, match
+from tests.integration.test_ingest_normalize import PRODUCT, consumed, trading
 from tests.servers import eventually
 from venues.coinbase.mapper import decode
 
@@ -77,14 +76,7 @@ async def test_normalizer_that_is_gone_or_hangs_leaves_feeds_unknown(
     async def shown(state: str) -> bool:
         return {row.state for row in (await seen(settings)).rows} == {state}
 
-    async with asyncio.TaskGroup() as tasks:
-        sink = Ingest(log, "coinbase", [PRODUCT], 1, tasks)
-        sink.opened(CONN)
-
-        async def trade(number: int) -> None:
-            sink.frame(time.time_ns() // 1000, CONN, match(number))
-            await sink.flush()
-
+    async with trading(log) as trade:
         async with normalizing(settings):
             await trade(1)
             await eventually(consumed(log))
