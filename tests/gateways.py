@@ -7,11 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
 from gateway.listening import Place, listen
 from gateway.server import serve
+from models.checkpoint import Checkpoint, encode_checkpoint
 from models.settings import Settings
+from models.subjects import state_subject
+from streaming.broker.jetstream import JetStreamLog
 from tests.servers import eventually
 
 PRODUCT = "BTC-USD"
@@ -121,3 +125,22 @@ async def receive(client: ClientConnection, count: int) -> list[Any]:
 def numbers(messages: Sequence[Any]) -> list[tuple[str, int]]:
     """Return (op, seq) of canonical messages."""
     return [(message["op"], message["data"].get("seq", -1)) for message in messages]
+
+
+async def publish_checkpoint(
+    log: JetStreamLog, ticks_seq: int, lines: list[bytes], *, shard: int = 0
+) -> None:
+    """Store a checkpoint of the product."""
+    checkpoint = Checkpoint(
+        "coinbase", PRODUCT, 0, ticks_seq, [msgspec.Raw(line) for line in lines], msgspec.Raw(b"{}")
+    )
+    payload, headers = encode_checkpoint(checkpoint)
+    await log.publish(state_subject(shard, "coinbase", PRODUCT), payload, headers=headers)
+
+
+def why(answer: Any) -> str | None:
+    """Return where from, or why not."""
+    assert answer["op"] == "resumed"
+    assert answer["recovered"] == (answer["reason"] is None) == (answer["source"] is not None)
+    found: str | None = answer["source"] or answer["reason"]
+    return found

@@ -19,6 +19,7 @@ from models.canonical import Snapshot, Status, Tick
 from models.numbers import iso_to_us
 from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
+from streaming.core.book import Book
 from tests.chains import messages
 from tests.servers import NatsServer, Process, eventually, free_port, port_open
 from venues.simulator.config import Keys
@@ -287,3 +288,25 @@ async def settled(stack: Stack) -> None:
 def exact(levels: list[tuple[str, str]] | None) -> dict[Decimal, Decimal]:
     """Return levels as exact numbers."""
     return {Decimal(price): Decimal(size) for price, size in levels or []}
+
+
+def assert_trades_complete(lines: list[bytes], emitted_ids: list[int]) -> None:
+    """Assert that no print of the exchange is missing between the first and the last."""
+    ids = [
+        message.fields.last_trade.id
+        for message in messages(line for line in lines if b'"feed":"trades"' in line)
+        if isinstance(message, Tick) and message.fields.last_trade is not None
+    ]
+    assert ids == emitted_ids[emitted_ids.index(ids[0]) :]
+
+
+def assert_book_equals(lines: list[bytes], rest: dict[str, list[tuple[str, str, int]]]) -> None:
+    """Assert that the canonical log ends with the exchange's own book."""
+    book = Book()
+    for message in messages(line for line in lines if b'"feed":"book"' in line):
+        if isinstance(message, Snapshot):
+            book = Book(message.state.bids or (), message.state.asks or ())
+        elif isinstance(message, Tick):
+            book.apply(message.fields.changes or [])
+    assert exact(book.bids()) == exact([(row[0], row[1]) for row in rest["bids"]])
+    assert exact(book.asks()) == exact([(row[0], row[1]) for row in rest["asks"]])

@@ -10,7 +10,7 @@ from typing import Any
 from models.subjects import Streams, ticks_subject
 from streaming.broker.jetstream import JetStreamLog
 from tests.chains import assert_linked
-from tests.integration.test_ingest_normalize import lines_of
+from tests.ingesting import lines_of
 from tests.servers import NatsServer, Process, eventually
 from tests.unit.simulator.client import still
 from venues.coinbase.backoff import BackoffSettings

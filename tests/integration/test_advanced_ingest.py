@@ -7,7 +7,7 @@ from typing import Any
 from models.subjects import META_PRODUCT, raw_subject
 from streaming.broker.jetstream import JetStreamLog
 from streaming.ingest import Ingest
-from tests.integration.test_ingest_normalize import lines_of
+from tests.ingesting import lines_of
 from tests.unit.coinbase_advanced.frames import NOW, envelope, ticker, tickers
 from venues.coinbase_advanced.mapper import VENUE
 from venues.coinbase_advanced.route import route

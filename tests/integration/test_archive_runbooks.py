@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from models.archiving import ArchiveProgress
 from tests.archiving import ArchiveProcess, Site, publish, site
-from tests.integration.test_resync_runbook import run
+from tests.commands import run
 from tests.servers import eventually, free_port, port_open
 from workflows.schedules import ensure_schedules, lanes_of
 

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from models.canary import CanaryReport
 from tests.canaries import CandidateProcess, Court, court
-from tests.integration.test_resync_runbook import run
+from tests.commands import run
 from tests.judged_past import BEGIN, Story
 from tests.servers import eventually, free_port
 

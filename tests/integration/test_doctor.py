@@ -25,7 +25,7 @@ from storage.latest_nats import NatsLatestStore
 from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.server import find_binary
 from tests.collector import collecting
-from tests.integration.test_resync_runbook import run
+from tests.commands import run
 from tests.recovery import TemporalServer
 from tests.s3_faults import FaultyStore, faulty_store
 from tests.servers import NatsServer, Process, eventually, free_port, port_open

@@ -27,9 +27,9 @@ from tests.gateways import (
     snapshot,
     status,
     subscriber,
+    why,
 )
 from tests.gateways import tick as plain_tick
-from tests.integration.test_gateway_resume import why
 from tests.servers import port_open
 from tests.servers_s3 import LocalBucket, store_settings
 

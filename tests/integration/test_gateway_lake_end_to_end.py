@@ -15,8 +15,7 @@ from websockets.asyncio.client import ClientConnection
 
 from models.canonical import FEEDS, Feed
 from tests.archiving import STREAMS, Site, site
-from tests.gateways import RunningGateway, receive, running_gateway, subscriber
-from tests.integration.test_gateway_resume import why
+from tests.gateways import RunningGateway, receive, running_gateway, subscriber, why
 from tests.market import MarketProcess, NormalizerProcess
 from tests.servers import eventually
 

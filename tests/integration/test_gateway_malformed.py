@@ -19,7 +19,7 @@ from tests.gateways import (
     subscriber,
     tick,
 )
-from tests.unit.gateway.test_protocol import BAD
+from tests.malformed import BAD
 
 AMBIGUOUS = "market.ticks.0.elsewhere.BTC-USD"
 

@@ -23,6 +23,7 @@ from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.log import LogMessage
 from streaming.normalize import Normalizer
 from tests.clients import Run, in_node, in_python, proxied
+from tests.commands import MAIN, run_watch
 from tests.gateways import (
     PRODUCT,
     SUBJECT,
@@ -34,8 +35,7 @@ from tests.gateways import (
     subscriber,
     tick,
 )
-from tests.integration.test_ingest_normalize import NOW, ingest, match
-from tests.integration.test_watch import MAIN, run_watch
+from tests.ingesting import NOW, ingest, match
 from tests.servers import NatsServer, eventually, port_open
 from venues.coinbase.mapper import decode
 

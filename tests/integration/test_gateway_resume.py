@@ -16,14 +16,15 @@ from tests.gateways import (
     SUBJECT,
     RunningGateway,
     numbers,
+    publish_checkpoint,
     receive,
     running_gateway,
     snapshot,
     status,
     subscriber,
     tick,
+    why,
 )
-from tests.integration.test_gateway_warmup import publish_checkpoint
 from tests.servers import eventually
 
 TICKER = {"products": [PRODUCT], "feeds": ["ticker"]}
@@ -70,14 +71,6 @@ async def resume(gateway: RunningGateway, seq: int, **more: object) -> Any:
     """Resume the ticker on a connection of its own; return the answer."""
     async with subscriber(gateway, **TICKER, from_seq={PRODUCT: seq}, **more) as client:
         return (await receive(client, 2))[1]
-
-
-def why(answer: Any) -> str | None:
-    """Return where from, or why not."""
-    assert answer["op"] == "resumed"
-    assert answer["recovered"] == (answer["reason"] is None) == (answer["source"] is not None)
-    found: str | None = answer["source"] or answer["reason"]
-    return found
 
 
 @pytest.mark.parametrize(("ring", "source"), [(10**6, "ring"), (0, "log")])

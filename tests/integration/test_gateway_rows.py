@@ -10,8 +10,16 @@ from models.settings import Settings
 from storage.latest import DEPTH, LatestRow, LatestStore
 from storage.latest_store import latest_store
 from streaming.broker.jetstream import JetStreamLog
-from tests.gateways import PRODUCT, SUBJECT, receive, running_gateway, snapshot, subscriber, tick
-from tests.integration.test_gateway_warmup import publish_checkpoint
+from tests.gateways import (
+    PRODUCT,
+    SUBJECT,
+    publish_checkpoint,
+    receive,
+    running_gateway,
+    snapshot,
+    subscriber,
+    tick,
+)
 
 BOOK = {"products": [PRODUCT], "feeds": ["book"], "depth": "full"}
 

@@ -3,9 +3,6 @@
 import asyncio
 import json
 
-import msgspec
-
-from models.checkpoint import Checkpoint, encode_checkpoint
 from models.settings import Settings
 from models.subjects import state_subject
 from streaming.broker.jetstream import JetStreamLog
@@ -13,6 +10,7 @@ from tests.gateways import (
     PRODUCT,
     SUBJECT,
     numbers,
+    publish_checkpoint,
     receive,
     running_gateway,
     snapshot,
@@ -22,17 +20,6 @@ from tests.gateways import (
 )
 
 BOOK = {"products": [PRODUCT], "feeds": ["book"], "depth": "full"}
-
-
-async def publish_checkpoint(
-    log: JetStreamLog, ticks_seq: int, lines: list[bytes], *, shard: int = 0
-) -> None:
-    """Store a checkpoint of the product."""
-    checkpoint = Checkpoint(
-        "coinbase", PRODUCT, 0, ticks_seq, [msgspec.Raw(line) for line in lines], msgspec.Raw(b"{}")
-    )
-    payload, headers = encode_checkpoint(checkpoint)
-    await log.publish(state_subject(shard, "coinbase", PRODUCT), payload, headers=headers)
 
 
 async def test_warm_up_from_the_log_alone_replays_it(log: JetStreamLog, settings: Settings) -> None:

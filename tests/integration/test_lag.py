@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import sys
-import time
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from streaming.broker.jetstream import JetStreamLog
 from streaming.normalize import Normalizer
 from streaming.unread import Unread
 from tests.gateways import SUBJECT, tick
-from tests.integration.test_ingest_normalize import PRODUCT, consumed, trading
+from tests.ingesting import PRODUCT, consumed, trading
 from tests.servers import NatsServer, Process, eventually, free_port
 from venues.coinbase.mapper import decode
 from workers.snapshotter import Snapshotter

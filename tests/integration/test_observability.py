@@ -15,8 +15,8 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.test_resync_runbook import run
-from tests.integration.test_up import PORTS, command, told
+from tests.commands import run
+from tests.embedded import PORTS, command, told
 from tests.observing import (
     OBSERVABILITY,
     documented,

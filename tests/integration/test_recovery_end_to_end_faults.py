@@ -12,9 +12,17 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from models.recovery import STRETCH_RESYNC, ResyncReport, StretchReport
 from models.settings import load_settings
 from models.subjects import ticks_subject
-from tests.integration.test_recovery_storm import assert_book_equals, assert_trades_complete
 from tests.servers import eventually
-from tests.stack import Stack, audit, canonical, emitted, running, settled
+from tests.stack import (
+    Stack,
+    assert_book_equals,
+    assert_trades_complete,
+    audit,
+    canonical,
+    emitted,
+    running,
+    settled,
+)
 from workflows import attributes
 from workflows.connect import connect
 

@@ -12,12 +12,20 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from models.canonical import Snapshot, Status, Tick
+from models.canonical import Status
 from models.subjects import ticks_subject
-from streaming.core.book import Book
 from tests.chains import messages
 from tests.servers import eventually
-from tests.stack import Stack, audit, canonical, emitted, exact, running, settled
+from tests.stack import (
+    Stack,
+    assert_book_equals,
+    assert_trades_complete,
+    audit,
+    canonical,
+    emitted,
+    running,
+    settled,
+)
 
 PRODUCTS = [f"C{number:02}-USD" for number in range(20)]
 ROUNDS = 25 if os.environ.get("STORM") == "whole" else 3
@@ -107,25 +115,3 @@ async def workflows(stack: Stack) -> dict[str, tuple[int, WorkflowExecutionStatu
 
     await eventually(all_ended, within_s=60)
     return {name: (runs[name], ends[name]) for name in runs}
-
-
-def assert_trades_complete(lines: list[bytes], emitted_ids: list[int]) -> None:
-    """Assert that no print of the exchange is missing between the first and the last."""
-    ids = [
-        message.fields.last_trade.id
-        for message in messages(line for line in lines if b'"feed":"trades"' in line)
-        if isinstance(message, Tick) and message.fields.last_trade is not None
-    ]
-    assert ids == emitted_ids[emitted_ids.index(ids[0]) :]
-
-
-def assert_book_equals(lines: list[bytes], rest: dict[str, list[tuple[str, str, int]]]) -> None:
-    """Assert that the canonical log ends with the exchange's own book."""
-    book = Book()
-    for message in messages(line for line in lines if b'"feed":"book"' in line):
-        if isinstance(message, Snapshot):
-            book = Book(message.state.bids or (), message.state.asks or ())
-        elif isinstance(message, Tick):
-            book.apply(message.fields.changes or [])
-    assert exact(book.bids()) == exact([(row[0], row[1]) for row in rest["bids"]])
-    assert exact(book.asks()) == exact([(row[0], row[1]) for row in rest["asks"]])

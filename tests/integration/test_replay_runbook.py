@@ -17,7 +17,7 @@ from models.replaying import ReplayProgress
 from models.subjects import Streams
 from storage.history import text_of
 from tests.archiving import Site
-from tests.integration.test_resync_runbook import run
+from tests.commands import run
 from tests.past import BEGIN, ReplayProcess, Told, replaying
 from tests.servers import eventually
 

@@ -1,15 +1,13 @@
 """Every command of the runbook, run as written; and what `ledgerflux resyncs` shows."""
 
-import asyncio
 import json
-import os
 import re
-import sysconfig
 from pathlib import Path
 
 from temporalio.client import Client
 
 from models.settings import load_settings
+from tests.commands import run
 from tests.servers import free_port
 from tests.stack import Stack, running
 from workflows.connect import connect
@@ -23,19 +21,6 @@ def commands() -> list[str]:
     """Return the runbook's commands."""
     boxes = re.findall(r"```sh\n(.*?)```", RUNBOOK.read_text(encoding="utf-8"), re.DOTALL)
     return [line for box in boxes for line in box.splitlines()]
-
-
-async def run(command: str, **env: str) -> tuple[int, str, str]:
-    """Run one line in a shell; return exit status, output and errors."""
-    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
-    process = await asyncio.create_subprocess_shell(
-        command,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **env, "PATH": path},
-    )
-    out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
 
 
 async def start_one_that_waits(stack: Stack, client: Client) -> None:

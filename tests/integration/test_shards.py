@@ -18,7 +18,7 @@ from storage.latest import LatestRow
 from streaming.broker.inspection import Inspector
 from streaming.broker.jetstream import JetStreamLog
 from streaming.normalize import Normalizer
-from tests.integration.test_ingest_normalize import PRODUCT, consumed, trading
+from tests.ingesting import PRODUCT, consumed, trading
 from tests.servers import eventually
 from venues.coinbase.mapper import decode
 

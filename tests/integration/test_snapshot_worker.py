@@ -18,8 +18,7 @@ from storage.latest import DEPTH, LatestRow, LatestStore, is_whole
 from storage.latest_nats import NatsLatestStore
 from storage.latest_store import latest_store
 from streaming.broker.jetstream import JetStreamLog
-from tests.gateways import PRODUCT, SUBJECT, snapshot, status, tick
-from tests.integration.test_gateway_warmup import publish_checkpoint
+from tests.gateways import PRODUCT, SUBJECT, publish_checkpoint, snapshot, status, tick
 from tests.servers import NatsServer, Process, eventually, free_port, port_open
 from tests.servers_s3 import MotoServer, store_settings
 from workers.snapshotter import Snapshotter

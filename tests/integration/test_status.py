@@ -26,9 +26,9 @@ from cli.situation.whole import Situation, look
 from models.settings import Settings, load_settings
 from storage.latest import LatestRow
 from streaming.broker.inspection import Inspector
+from tests.commands import run
+from tests.embedded import command, pids, told
 from tests.gateways import running_gateway
-from tests.integration.test_resync_runbook import run
-from tests.integration.test_up import command, pids, told
 from tests.servers import Process, eventually, free_port, free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

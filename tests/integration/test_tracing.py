@@ -18,9 +18,9 @@ from streaming.ingest import Ingest
 from streaming.normalize import Normalizer
 from streaming.tracing import FLUSH_S, TRACEPARENT, Tracing, traced
 from tests.collector import Collector, SpanTold, collecting
+from tests.commands import run
 from tests.gateways import PRODUCT, receive, running_gateway, subscriber
-from tests.integration.test_ingest_normalize import match
-from tests.integration.test_resync_runbook import run
+from tests.ingesting import match
 from tests.recovery import TemporalServer, WorkerProcess, bench
 from tests.servers import eventually, free_port, port_open
 from venues.coinbase.mapper import decode

@@ -2,11 +2,9 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,25 +13,8 @@ import pytest
 
 from client.subscriber import Subscriber
 from streaming.broker.server import MissingBinaryError, find_binary
+from tests.embedded import PORTS, command, metrics_base, pids, told, whole
 from tests.servers import Process, eventually, free_port
-
-PORTS = ("gateway", "temporal-ui", "temporal", "nats", "s3", "sim", "metrics")
-
-
-def metrics_base() -> int:
-    """Return a port whose successors are free too: the workers' metrics need all."""
-    for _ in range(50):
-        port = free_port()
-        if port < 65530 and not any(_taken(port + more) for more in range(1, 6)):
-            return port
-    raise AssertionError("no six free ports in a row")
-
-
-def _taken(port: int) -> bool:
-    return any(
-        connection.laddr and connection.laddr.port == port
-        for connection in psutil.net_connections("tcp")
-    )
 
 
 @pytest.fixture
@@ -42,35 +23,11 @@ def ports() -> dict[str, int]:
     return {name: metrics_base() if name == "metrics" else free_port() for name in PORTS}
 
 
-def command(ports: dict[str, int], *more: str) -> list[str]:
-    """Return the command line with these ports."""
-    options = [f"--{name}-port={port}" for name, port in ports.items()]
-    return [sys.executable, "-m", "cli.main", "up", *options, *more]
-
-
-def whole(ports: dict[str, int], root: Path, *, measured: bool = True) -> Process:
-    """Return the whole system, which is still to be started."""
-    options = ("--data-dir", str(root / "data"), "--rate", "200")
-    return Process(command(ports, *options), root / "up.log", measured=measured)
-
-
 @pytest.fixture
 def stack(tmp_path: Path, ports: dict[str, int]) -> Iterator[Process]:
     """Run the whole system."""
     with whole(ports, tmp_path) as process:
         yield process
-
-
-async def told(stack: Process, words: str, within_s: float = 60) -> str:
-    """Wait until the command has said something, and return all of it."""
-    await eventually(lambda: words in stack.log_file.read_text(), within_s=within_s)
-    return stack.log_file.read_text()
-
-
-def pids(text: str) -> dict[str, int]:
-    """Read the table of what runs where."""
-    rows = re.findall(r"│ ([a-z0-9-]+) +│ .*│ +(\d+) │", text)
-    return {name: int(pid) for name, pid in rows}
 
 
 async def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(

@@ -1,7 +1,6 @@
 """`ledgerflux watch` against a real gateway, and against one that lies."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,25 +13,9 @@ from models.canonical import Tick
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from tests.clients import proxied
+from tests.commands import run_watch
 from tests.gateways import PRODUCT, SUBJECT, running_gateway, snapshot, status, tick
 from tests.servers import eventually, free_port
-
-MAIN = (
-    "import typer; from cli.watch import watch; "
-    "app = typer.Typer(add_completion=False); app.command()(watch); app()"
-)
-
-
-async def run_watch(*arguments: str) -> tuple[int, bytes, str]:
-    """Run the command to its end; return its exit status, stdout and stderr."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", MAIN, *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(30):
-        out, said = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out, said.decode()
 
 
 @asynccontextmanager
