@@ -10,6 +10,7 @@ import pytest
 from models.settings import Settings, load_settings
 from streaming.broker.jetstream import JetStreamLog
 from tests.servers import NatsServer, port_open
+from tests.timing import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401  # hooks
 
 if TYPE_CHECKING:
     from tests.past import Told
