@@ -17,6 +17,9 @@ GRACE = timedelta(seconds=2)
 STICKY = timedelta(seconds=1)
 """A worker that was killed must not keep its workflows waiting for the ten seconds of default."""
 
+HEARTBEATS = timedelta(seconds=0.5)
+"""Heartbeats are sent up to this often: the answer to one tells an activity of its cancellation."""
+
 
 def queue_worker(
     client: Client,
@@ -38,6 +41,7 @@ def queue_worker(
         sticky_queue_schedule_to_start_timeout=STICKY,
         max_concurrent_activities=at_once,
         graceful_shutdown_timeout=GRACE,
+        max_heartbeat_throttle_interval=HEARTBEATS,
         **more,
     )
 

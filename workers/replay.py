@@ -6,7 +6,6 @@ in the process that publishes.
 
 import asyncio
 from contextlib import AsyncExitStack
-from datetime import timedelta
 
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -30,8 +29,6 @@ from workflows.connect import connect_patiently, leave
 from workflows.replay import ForgetReplayWorkflow, ReplayWorkflow
 
 _REPLAYS_AT_ONCE = 8
-_TOLD_WITHIN = timedelta(seconds=0.5)
-"""An order to pause or to stop comes with the answer to a heartbeat."""
 
 
 def replay_activities(log: JetStreamLog, settings: Settings, lake: Lake) -> ReplayActivities:
@@ -68,7 +65,6 @@ def replay_worker(
         [ReplayWorkflow, ForgetReplayWorkflow, CanaryReplayWorkflow],
         at_once=_REPLAYS_AT_ONCE,
         cached=cached,
-        max_heartbeat_throttle_interval=_TOLD_WITHIN,
     )
 
 

@@ -34,6 +34,16 @@ RETRY = RetryPolicy(initial_interval=timedelta(seconds=0.2), maximum_interval=ti
 
 HEARTBEAT = timedelta(seconds=HEARTBEAT_WITHIN_S)
 
+STOP_WAITS = "stop-waits-for-its-activity"
+"""Patch: a stopped run ends only when its activity has ended, and counts what that has stored.
+
+Before, the activity heard of the stop by its next heartbeat, after the run had ended, and could
+store a range that no report counted.
+"""
+
+_WAIT = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+_LEAVE = workflow.ActivityCancellationType.TRY_CANCEL
+
 _STORING = timedelta(minutes=10)
 """How long storing one range may take in one attempt, beyond collecting it."""
 
@@ -113,6 +123,8 @@ class ArchiveWorkflow:
         if not step.done():
             step.cancel()
             await workflow.wait([step])
+            if not step.cancelled() and step.exception() is None:
+                self._note(step.result())
             return False
         self._note(step.result())
         return self._stop is None
@@ -133,6 +145,7 @@ class ArchiveWorkflow:
             start_to_close_timeout=timedelta(seconds=lane.flush_s) + _STORING,
             heartbeat_timeout=HEARTBEAT,
             retry_policy=RETRY,
+            cancellation_type=_WAIT if workflow.patched(STOP_WAITS) else _LEAVE,
             summary="finding the checkpoint" if at is None else f"behind {at.position}",
         )
 

@@ -9,7 +9,6 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from activities.heartbeats import HEARTBEAT_WITHIN_S
 from models.archiving import ARCHIVE_FAILED, ArchiveReport
 from models.subjects import shard_of
 from storage.layout import Hour
@@ -18,6 +17,8 @@ from streaming.broker.parts import PART_HEADER
 from tests.archiving import STREAMS, Site, publish, site
 from tests.servers import eventually
 from workflows import attributes
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -86,14 +87,17 @@ async def test_run_goes_on_as_another_after_so_many_steps(running: Site) -> None
 
 
 async def test_other_run_finds_the_checkpoint_in_the_lake(running: Site) -> None:
-    """A run that knows nothing goes on behind what is stored, without a hole or a repeat."""
+    """A run that knows nothing goes on behind what is stored, without a hole or a repeat.
+
+    The stopped run stores nothing after its end, though it would be the first to do so.
+    """
     await publish(running, 10)
-    first = await running.start("archive/one")
+    first = await running.start("archive/one", flush_s=0.05)
     await running.archived(first)
     await first.signal("stop")
     await first.result()
     await publish(running, 10)
-    second = await running.start("archive/two")
+    second = await running.start("archive/two", flush_s=1.0)
     told = await running.archived(second)
     assert (told.rows, told.holes) == (20, 0)
     assert await running.in_lake() == await running.in_log()
@@ -128,8 +132,6 @@ async def test_what_the_log_has_dropped_is_a_hole_for_good(running: Site) -> Non
     await running.archived(first)
     await first.signal("stop")
     await first.result()
-    # The activity of the stopped run hears of it by a heartbeat; until then it stores what comes.
-    await asyncio.sleep(HEARTBEAT_WITHIN_S + 1)
     await publish(running, 20)
     await running.log._js.purge_stream(STREAMS.ticks, seq=25)
     second = await running.start("archive/two")
@@ -272,7 +274,7 @@ async def test_full_store_is_waited_for(running: Site) -> None:
         pending = (await handle.describe()).raw_description.pending_activities
         return any("make room" in one.last_failure.message for one in pending)
 
-    await eventually(told, within_s=30)
+    await eventually(told)
     assert (await handle.query("progress"))["position"] in {None, 0}
     running.store.refusal = None
     await running.archived(handle)
@@ -289,7 +291,7 @@ async def test_disk_without_room_loses_nothing(tmp_path: Path) -> None:
             pending = (await handle.describe()).raw_description.pending_activities
             return any("no answer" in one.last_failure.message for one in pending)
 
-        await eventually(told, within_s=30)
+        await eventually(told)
         assert (await handle.query("progress"))["position"] in {None, 0}
         await asyncio.to_thread(running.bucket.make_room)
         await running.archived(handle)
@@ -308,7 +310,7 @@ async def test_store_that_is_away_is_waited_for(running: Site) -> None:
         pending = (await handle.describe()).raw_description.pending_activities
         return any("no answer" in one.last_failure.message for one in pending)
 
-    await eventually(told, within_s=30)
+    await eventually(told)
     running.store.away = False
     await running.archived(handle)
     assert await running.in_lake() == await running.in_log()
