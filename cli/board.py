@@ -116,7 +116,7 @@ class Board:
         self._rows: dict[tuple[str, str], Row] = {}
         self._notice = "connecting"
         self._console = console
-        self._shown = (console.width, _COLUMNS)
+        self._shown: tuple[int, tuple[str, ...]] = (console.width, _COLUMNS)
         # Where nobody watches, one table at the end is all there is to see.
         self._live = Live(
             console=console, get_renderable=self._table, auto_refresh=False, transient=False
@@ -158,8 +158,8 @@ class Board:
             for key in sorted(self._rows)
         ]
         width, options = self._console.width, self._console.options.update(max_width=_ANY_WIDTH)
-        # What has given way stays away while the width is the same: nothing may come and go with
-        # the digits of a price.
+        # A column that was hidden stays hidden until the terminal is resized: none appears and
+        # disappears with the digits of a price.
         columns = self._shown[1] if self._shown[0] == width else _COLUMNS
         table = self._of(columns, rows)
         for name in _GIVE_WAY:
