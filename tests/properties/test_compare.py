@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Literal
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.canonical import FEEDS
 from streaming.core.compare import Comparison, Difference, End, head_of
+from tests.examples import examples
 
 Edit = Literal["keep", "drop", "change", "renumber", "insert", "twice"]
 EDITS: tuple[Edit, ...] = ("drop", "change", "renumber", "insert", "twice")
@@ -116,7 +117,7 @@ cut_lists = st.lists(st.integers(0, 80), max_size=8)
 edit_lists = st.lists(st.sampled_from(("keep", "keep", "keep", *EDITS)), max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(logs(), cut_lists)
 def test_equal_texts_have_no_difference(lines: list[bytes], cuts: list[int]) -> None:
     """Every line is counted once, with its feed."""
@@ -127,7 +128,7 @@ def test_equal_texts_have_no_difference(lines: list[bytes], cuts: list[int]) -> 
     assert found.said == len(lines)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(logs(), edit_lists, cut_lists)
 def test_every_line_is_accounted_for_once(
     lines: list[bytes], edits: list[Edit], cuts: list[int]
@@ -145,7 +146,7 @@ def test_every_line_is_accounted_for_once(
     assert Counter(missing) <= Counter(lines)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(logs(), edit_lists, cut_lists)
 def test_cuts_do_not_matter(lines: list[bytes], edits: list[Edit], cuts: list[int]) -> None:
     """The same texts give the same differences, however they come."""
@@ -153,7 +154,7 @@ def test_cuts_do_not_matter(lines: list[bytes], edits: list[Edit], cuts: list[in
     assert compare(lines, said, cuts) == compare(lines, said)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(logs(), edit_lists, cut_lists)
 def test_first_difference_is_the_first(
     lines: list[bytes], edits: list[Edit], cuts: list[int]
@@ -172,7 +173,7 @@ def test_first_difference_is_the_first(
     assert first.expected in {None, lines[where] if where < len(lines) else None}
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(logs(), st.integers(0, 59), cut_lists)
 @example([tick("book", 1, 0), tick("book", 2, 1)], 0, [])
 def test_one_dropped_tick_is_one_missing_line(
@@ -185,7 +186,7 @@ def test_one_dropped_tick_is_one_missing_line(
     assert [(one.kind, one.expected) for one in found.differences] == [("missing", lines[number])]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(logs(), st.integers(0, 59), cut_lists)
 def test_dropped_tick_that_is_linked_over_is_missing_and_changes_the_next(
     lines: list[bytes], number: int, cuts: list[int]

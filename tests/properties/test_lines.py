@@ -3,13 +3,14 @@
 import random
 from collections import deque
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.events import BookDelta, BookSnapshot, Down, Event, Heartbeat, Ticker, Trade
 from streaming.core.normalizer import ProductNormalizer
 from streaming.core.outputs import Outputs
 from tests.chains import assert_linked, statuses, ticks
+from tests.examples import examples
 
 T0 = 1_700_000_000_000_000
 MAX_LAG = 12
@@ -123,7 +124,7 @@ class Exchange:
         return self.log
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.integers(0, 10**6))
 def test_loss_on_one_line_alone_is_no_gap(seed: int) -> None:
     """No gap, no request; every print once, in order; the book goes on over reconnects."""
@@ -139,7 +140,7 @@ def test_loss_on_one_line_alone_is_no_gap(seed: int) -> None:
     assert exchange.trade_id - len(ids) - 50 <= 1
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.integers(0, 10**6))
 def test_restart_between_two_lines_changes_nothing(seed: int) -> None:
     """What is known of each line, the second book included, survives a restart."""

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.canonical import Snapshot, Status, Tick
@@ -26,6 +26,7 @@ from streaming.core.hold import Hold
 from streaming.core.normalizer import ProductNormalizer
 from streaming.core.outputs import Outputs
 from tests.chains import assert_linked, messages
+from tests.examples import examples
 
 PRODUCT = "BTC-USD"
 HOLD = Hold(messages=5, time_us=3_000_000, stale_us=4_000_000)
@@ -182,7 +183,7 @@ LOGS = st.tuples(st.integers(0, 10**6), st.sampled_from(["matches", "full"]))
 """Seed of a log, and the channel that its venue speaks."""
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(LOGS)
 def test_canonical_log_is_linked_and_announces_every_loss(log: tuple[int, str]) -> None:
     """Every tick links, trades skip no id but behind a snapshot, and lines decode."""
@@ -202,7 +203,7 @@ def test_canonical_log_is_linked_and_announces_every_loss(log: tuple[int, str]) 
             last_id = None  # a loss that was accepted: what comes next may be behind a hole
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(LOGS)
 def test_restart_after_every_record_gives_the_same_canonical_log(log: tuple[int, str]) -> None:
     """A checkpoint wherever one is allowed, restored, goes on as if nothing had been."""
@@ -222,7 +223,7 @@ def test_restart_after_every_record_gives_the_same_canonical_log(log: tuple[int,
     assert requests == whole.requests
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(LOGS)
 def test_records_stored_twice_change_nothing(log: tuple[int, str]) -> None:
     """A publish that was repeated without need leaves no trace in the canonical log."""
@@ -235,7 +236,7 @@ def test_records_stored_twice_change_nothing(log: tuple[int, str]) -> None:
     assert run(fresh(), events).lines == run(fresh(), once).lines
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(LOGS)
 def test_gate_never_holds_more_than_its_bounds(log: tuple[int, str]) -> None:
     """Held prints are bounded by count, whatever the venue does."""
@@ -249,7 +250,7 @@ def test_gate_never_holds_more_than_its_bounds(log: tuple[int, str]) -> None:
             assert gate is None or len(gate.ahead) <= 60
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(LOGS)
 def test_complete_answers_bring_every_feed_back(log: tuple[int, str]) -> None:
     """Whatever was lost: after an answer for each feed, nothing is in a gap."""

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.canonical import Head
 from streaming.core.resume import ResumeMerge, UnrecoverableError, links_to
+from tests.examples import examples
 
 Kind = Literal["tick", "snapshot", "anew", "status"]
 KINDS: tuple[Kind, ...] = ("tick", "tick", "tick", "tick", "status", "snapshot", "anew")
@@ -90,7 +91,7 @@ def test_merge_gives_exactly_what_follows_or_refuses(
         assert told.follows == kept[anchor + 1 :]
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(logs, st.integers(0, 60), st.integers(0, 39), pieces)
 def test_merge_of_a_log_with_a_hole_never_passes_it(
     log: list[Head], from_seq: int, hole: int, cuts: list[int]

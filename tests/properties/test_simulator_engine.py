@@ -2,9 +2,10 @@
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from venues.simulator.catalogue import product
 from venues.simulator.engine import BookSide, MatchingEngine
 from venues.simulator.events import Change, Done, Event, Match, Open, Received, Side
@@ -57,7 +58,7 @@ def _resting(side: BookSide) -> int:
 
 
 @given(_commands)
-@settings(deadline=None)
+@examples(100)
 def test_engine_any_commands_keep_the_book_whole(
     commands: list[tuple[str, str, int, int]],
 ) -> None:
@@ -69,7 +70,7 @@ def test_engine_any_commands_keep_the_book_whole(
 
 
 @given(_commands)
-@settings(deadline=None)
+@examples(100)
 def test_engine_any_commands_number_without_gaps(
     commands: list[tuple[str, str, int, int]],
 ) -> None:
@@ -82,7 +83,7 @@ def test_engine_any_commands_number_without_gaps(
 
 
 @given(_commands)
-@settings(deadline=None)
+@examples(100)
 def test_engine_any_commands_conserve_volume(commands: list[tuple[str, str, int, int]]) -> None:
     """What came in limit orders was traded, canceled, reduced, or still rests."""
     engine = MatchingEngine()
@@ -105,7 +106,7 @@ def test_engine_any_commands_conserve_volume(commands: list[tuple[str, str, int,
 
 
 @given(_commands)
-@settings(deadline=None)
+@examples(100)
 def test_engine_events_alone_rebuild_the_book(commands: list[tuple[str, str, int, int]]) -> None:
     """A client that follows `full` knows every resting order: open, match, change, done."""
     engine = MatchingEngine()
@@ -124,7 +125,7 @@ def test_engine_events_alone_rebuild_the_book(commands: list[tuple[str, str, int
 
 
 @given(st.integers(), st.sampled_from(["BTC-USD", "ADA-USD", "DOGE-EUR", "NEW-COIN"]))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_market_same_seed_gives_the_same_events(seed: int, name: str) -> None:
     """The flow depends on seed and product alone; another seed gives another flow."""
     first, second = (Market(product(name), seed, levels=20) for _ in range(2))
@@ -135,7 +136,7 @@ def test_market_same_seed_gives_the_same_events(seed: int, name: str) -> None:
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.2, 0.6]))
-@settings(max_examples=6, deadline=None)
+@examples(6)
 def test_market_any_seed_stays_bounded_and_trades(seed: int, trade_share: float) -> None:
     """The book does not grow with time, never crosses, and somebody always trades."""
     market = Market(product("BTC-USD"), seed, levels=20, trade_share=trade_share)

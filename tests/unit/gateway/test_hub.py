@@ -3,7 +3,7 @@
 import itertools
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.chain import ChainVerifier, Link
@@ -15,6 +15,7 @@ from gateway.session import Session
 from models.canonical import FEEDS, Feed
 from streaming.broker.log import LogMessage
 from streaming.core.latest import LatestState
+from tests.examples import examples
 from tests.gateways import PRODUCT, SUBJECT, snapshot, status, tick
 from tests.unit.gateway.pipes import Pipe, Turns
 
@@ -78,7 +79,7 @@ events = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(st.lists(events, min_size=8, max_size=80), st.sampled_from([100, 300, 10**6]))
 def test_views_after_any_events_are_unbroken_and_current(
     happened: list[tuple[object, ...]], max_bytes: int

@@ -4,7 +4,6 @@ import itertools
 import json
 import time
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -12,6 +11,7 @@ from gateway.hub import Hub, Limits
 from gateway.session import Session
 from models.canonical import FEEDS, Feed
 from streaming.broker.log import LogMessage
+from tests.examples import examples
 from tests.gateways import snapshot, status, tick
 from tests.unit.gateway.pipes import Pipe, Turns
 from tests.views import CanonicalLog, Connection
@@ -183,5 +183,5 @@ class Gateway(RuleBasedStateMachine):
         assert "md_gateway_lagging_clients 0.0" in text
 
 
-Gateway.TestCase.settings = settings(deadline=None, max_examples=150, stateful_step_count=60)
+Gateway.TestCase.settings = examples(150, stateful_step_count=60)
 TestViews = Gateway.TestCase

@@ -3,14 +3,15 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from venues.simulator.catalogue import ProductError, exact, product, short
 
 
 @given(st.integers(0, 10**27), st.integers(0, 12))
-@settings(deadline=None)
+@examples(100)
 def test_exact_and_short_spell_the_same_number(value: int, places: int) -> None:
     """Every digit, or every digit that matters."""
     number = Decimal(value).scaleb(-places)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.layout import Lane
@@ -10,6 +10,7 @@ from storage.parcel import encode
 from storage.parquet import NotALakeObjectError
 from storage.product_rows import ProductRows
 from storage.rows import Message
+from tests.examples import examples
 from tests.unit.storage.lines import PRODUCTS, VENUE, logs
 
 TICKS, RAW = Lane("ticks", VENUE, 0, 1), Lane("raw", VENUE, 0, 1)
@@ -21,7 +22,7 @@ def opened(lane: Lane, messages: list[Message]) -> ProductRows:
     return ProductRows(lane.stream, parcel.data, parcel.entry)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(80)
 @given(st.sampled_from((TICKS, RAW)), st.data(), st.integers(1, 9), st.integers(0, 40))
 def test_passages_hold_the_messages_of_a_product_verbatim(
     lane: Lane, data: st.DataObject, size: int, after: int
@@ -44,7 +45,7 @@ def test_passages_hold_the_messages_of_a_product_verbatim(
         assert len(passage.position) == sum(text.count(b"\n") + 1 for _, text in expected)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(logs(of="canonical"))
 def test_passage_of_one_feed_has_only_its_lines(messages: list[Message]) -> None:
     """Feeds can be chosen; lines stay in their order."""

@@ -5,7 +5,7 @@ from collections import defaultdict
 from decimal import Decimal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.canonical import FEEDS, Feed
@@ -18,6 +18,7 @@ from storage.schema import FORMATS, Stream
 from storage.shapes import canonical_shapes, raw_shapes
 from streaming.core.normalizer import ProductNormalizer
 from streaming.core.outputs import Outputs
+from tests.examples import examples
 from tests.recordings import full_frames, level2_frames, needs_recordings, raw_lines
 from tests.unit.storage.lines import PRODUCTS, VENUE, canonical, logs
 from venues.coinbase.mapper import decode as decode_raw
@@ -39,21 +40,21 @@ def there_and_back(stream: Stream, messages: list[Message]) -> list[Message]:
     return decode(stream, parcel.data)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(150)
 @given(logs(of="ticks"))
 def test_any_ticks_come_back_verbatim(messages: list[Message]) -> None:
     """Canonical lines, damaged ones and anything else: nothing is lost or changed."""
     assert there_and_back("ticks", messages) == messages
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(100)
 @given(logs(of="raw"))
 def test_any_raw_lines_come_back_verbatim(messages: list[Message]) -> None:
     """Frames, notes, markers and anything else: nothing is lost or changed."""
     assert there_and_back("raw", messages) == messages
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(logs(of="ticks"), min_size=1, max_size=4))
 def test_merged_objects_hold_what_their_parts_held(parts: list[list[Message]]) -> None:
     """Merging keeps every message, and the digest of the whole is that of its parts."""
@@ -70,7 +71,7 @@ def test_merged_objects_hold_what_their_parts_held(parts: list[list[Message]]) -
     assert whole.entry.spans == direct.entry.spans
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(logs(of="canonical"), st.sampled_from(PRODUCTS), st.sampled_from(FEEDS))
 def test_lines_of_one_feed_are_those_of_the_log(
     messages: list[Message], product: str, feed: Feed
@@ -92,7 +93,7 @@ def test_lines_of_one_feed_are_those_of_the_log(
         assert found == wanted
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.data())
 def test_every_spelling_of_the_core_is_typed(data: st.DataObject) -> None:
     """A canonical line goes into typed columns unless a number in it is too wide for them."""
