@@ -8,11 +8,14 @@ STAMP := $(VENV)/.installed
 # says what a lock lacks. nkeys is published as source alone, and is built by what build.txt brings.
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 	--no-build-isolation --only-binary :all: --no-binary nkeys
+# Three processes for two cores: tests wait for servers and clocks a third of their time. By file,
+# longest first: what a file's tests share is made once, and none is alone at the end.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 UV_COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint typecheck imports test storm chaos demo up bench bench-gateway lock \
+.PHONY: help install lint typecheck imports test test-fast coverage properties storm chaos demo up bench bench-gateway lock \
 	run-ingestor run-normalizer run-gateway run-recovery run-archive run-replay watch-gateway clean \
 	compose-up compose-down helm-check
 
@@ -42,7 +45,16 @@ imports: install ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
 test: lint typecheck imports ## the gate: lint, types, imports, tests with branch coverage
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+test-fast: lint typecheck imports ## for the inner loop: lint, types, imports, unit and property tests
+	$(PYTEST) --no-cov tests/unit tests/properties
+
+coverage: install ## the tests with the coverage of every process that they start, held to a floor
+	COVERAGE_PATCH=subprocess $(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=96
+
+properties: install ## every property on as many examples as stand at it, as at night
+	$(PYTEST) --no-cov --hypothesis-profile=nightly tests/unit tests/properties
 
 storm: install ## a thousand gaps; half an hour archived while all fails: the whole of what tests do in short
 	STORM=whole $(BIN)/pytest -q tests/integration/test_recovery_storm.py

@@ -9,16 +9,33 @@ import pytest
 
 from models.settings import Settings, load_settings
 from streaming.broker.jetstream import JetStreamLog
+from tests.examples import register_profiles
 from tests.servers import NatsServer, port_open
 from tests.timing import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401  # hooks
+
+_TESTS = Path(__file__).parent
+
+register_profiles()
 
 if TYPE_CHECKING:
     from tests.past import Told
 
 
+_ORDER = ("integration", "workflows", "contract", "deploy")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests marked `long`, so that none of them is alone at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Begin with what takes longest, so that no process of the run is alone with it at the end.
+
+    Files with a test marked `long` come first, unit and property tests last.
+    """
+    long = {item.path for item in items if item.get_closest_marker("long") is not None}
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.relative_to(_TESTS).parts[0]
+        return item.path not in long, _ORDER.index(folder) if folder in _ORDER else len(_ORDER)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ class _Spent:
         self._running[report.nodeid] += report.duration
         self.processes[_process(report)] += report.duration
         if report.when == "teardown":
-            folder = report.nodeid.rpartition("/")[0]
+            folder = report.nodeid.partition("::")[0].rpartition("/")[0]
             self.folders[folder].append(self._running.pop(report.nodeid))
 
 

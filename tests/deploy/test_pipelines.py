@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.deploy.composed import ROOT, composed, script
+from tests.servers import PATIENCE_S
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 _PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}").fullmatch
@@ -21,7 +22,7 @@ def _loaded(path: Path) -> dict[str, Any]:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # noqa: S603
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -63,11 +64,23 @@ def test_ci_runs_all_that_is_promised() -> None:
     archs = {one["arch"] for one in jobs["image"]["strategy"]["matrix"]["include"]}
     assert archs == {"amd64", "arm64"}
     said = " ".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
-    for part in ("make lint typecheck imports", ".ci/run", "make helm-check", "pip-audit"):
+    parts = ("make lint typecheck imports", "bash .ci/run", "bash .ci/run coverage")
+    for part in (*parts, "make helm-check", "pip-audit"):
         assert part in said
     assert "sudo --preserve-env=PATH,CI " in said, "CI makes tests fail that could be skipped"
     assert "doctor --help" in said
     assert "version('ledgerflux')" in said
+
+
+def test_the_long_forms_run_every_night() -> None:
+    """Storms, chaos and the properties' many examples, each by its make target, each by itself."""
+    workflow = _loaded(ROOT / ".github/workflows/nightly.yml")
+    assert workflow["on"]["schedule"]
+    (job,) = workflow["jobs"].values()
+    assert set(job["strategy"]["matrix"]["target"]) == {"storm", "chaos", "properties"}
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in job["strategy"]["matrix"]["target"]:
+        assert f"\n{target}: " in targets
 
 
 def test_dependencies_are_audited_also_while_nothing_changes() -> None:
@@ -102,7 +115,7 @@ def test_a_release_knows_first_where_it_goes(
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     if image is None:
@@ -125,7 +138,7 @@ def test_make_writes_secrets_that_compose_takes(tmp_path: Path) -> None:
             env=env,
             check=True,
             capture_output=True,
-            timeout=30,
+            timeout=PATIENCE_S,
         )
         path = tmp_path / name / ".env"
         assert path.stat().st_mode & 0o777 == 0o600
