@@ -1,6 +1,6 @@
 """The lock: it installs on every supported Python, with any pip, whatever has been published since.
 
-What is published is pretended by a folder of wheels without code: of every package the locked
+What is published is pretended by an index of wheels without code: of every package the locked
 release, which requires what the real one requires, and a newer one. Only the files' hashes are put
 in the place of the lock's; the commands are those of `make install`. That the real files install is
 shown by the gate itself, which begins with an empty environment.
@@ -100,17 +100,21 @@ def interpreter(version: str) -> str | None:
 
 
 class Published:
-    """A folder of packages, and locks in which their hashes stand for the real ones."""
+    """An index of packages, and locks in which their hashes stand for the real ones."""
 
     def __init__(self, root: Path) -> None:
-        self.files, self.locks = root / "files", root / "requirements"
-        self.files.mkdir()
+        self.index, self.locks = root / "simple", root / "requirements"
+        self.index.mkdir()
         self.locks.mkdir()
         for lock in LOCKS:
             lines = [f"{one.line} --hash=sha256:{self._file(one)}" for one in locked(lock)]
             (self.locks / lock).write_text("\n".join(lines) + "\n", encoding="utf-8")
         for name in {one.name for lock in LOCKS for one in locked(lock)}:
             self._wheel(name, "9999", [])
+            files = sorted(path.name for path in (self.index / name).iterdir())
+            links = "".join(f'<a href="{file}">{file}</a>\n' for file in files)
+            page = f"<!DOCTYPE html><html><body>\n{links}</body></html>\n"
+            (self.index / name / "index.html").write_text(page, encoding="utf-8")
 
     def _file(self, one: Locked) -> str:
         try:
@@ -127,7 +131,7 @@ class Published:
     ) -> str:
         stem = name.replace("-", "_")
         data = _wheel(stem, version, _metadata(name, version, requires, extras or []))
-        return self._write(f"{stem}-{version}-py3-none-any.whl", data)
+        return self._write(name, f"{stem}-{version}-py3-none-any.whl", data)
 
     def _source(self, name: str, version: str, requires: list[str]) -> str:
         metadata = _metadata(name, version, requires, [])
@@ -146,10 +150,11 @@ class Published:
                 info = tarfile.TarInfo(f"{name}-{version}/{file}")
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
-        return self._write(f"{name}-{version}.tar.gz", data.getvalue())
+        return self._write(name, f"{name}-{version}.tar.gz", data.getvalue())
 
-    def _write(self, name: str, data: bytes) -> str:
-        path = self.files / name
+    def _write(self, name: str, file: str, data: bytes) -> str:
+        path = self.index / name / file
+        path.parent.mkdir(exist_ok=True)
         if not path.exists():  # the same package of another lock
             path.write_bytes(data)
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -234,8 +239,7 @@ def test_lock_installs_with_the_oldest_pip_whatever_is_published(
         moved = [word.replace("requirements/", f"{published.locks}/") for word in words]
         _run(
             [here, f"{pip}/pip", *moved],
-            PIP_NO_INDEX="1",
-            PIP_FIND_LINKS=str(published.files),
+            PIP_INDEX_URL=published.index.as_uri(),
             PIP_DISABLE_PIP_VERSION_CHECK="1",
         )
     asked = "import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]"
