@@ -81,7 +81,7 @@ class Scale:
 
 
 WHOLE = Scale(simulated_s=1800, compression=10, within_s=2400)
-SHORT = Scale(simulated_s=20, compression=1, within_s=200, kills=5, restarts=1)
+SHORT = Scale(simulated_s=20, compression=1, within_s=400, kills=5, restarts=1)
 
 
 @dataclass

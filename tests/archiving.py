@@ -40,7 +40,7 @@ from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.pages import Pages
 from tests.recovery import TemporalServer
 from tests.s3_faults import FaultyStore, faulty_store
-from tests.servers import NatsServer, Process, eventually, free_port, port_open
+from tests.servers import PATIENCE_S, NatsServer, Process, eventually, free_port, port_open
 from tests.servers_s3 import BUCKET, LocalBucket
 from workers.archive import archive_worker, lake_worker
 from workflows.connect import connect_patiently
@@ -171,7 +171,7 @@ class Site:
         handle: WorkflowHandle[Any, ArchiveReport],
         position: int | None = None,
         *,
-        within_s: float = 30.0,
+        within_s: float = PATIENCE_S,
     ) -> ArchiveProgress:
         """Wait until a run has come to a position, or to the present end of the log."""
         wanted = await self.log.end(STREAMS.ticks) if position is None else position
@@ -217,12 +217,14 @@ async def site(
     bucket: bool = True,
     full: bool = False,
     seed: int = 1,
+    cached: int = 100,
     **overrides: Any,
 ) -> AsyncIterator[Site]:
     """Run NATS, Temporal, the store behind its proxy, and the archive's workers in this process.
 
     `overrides` are settings; without `workers` the test runs its own, without `bucket` there is
-    none; the disk of a `full` store has no room for an object.
+    none; the disk of a `full` store has no room for an object. `cached`: workflows that the workers
+    keep; with none each of their steps is replayed, which costs time.
     """
     async with AsyncExitStack() as stack:
         nats = stack.enter_context(NatsServer(root / "nats"))
@@ -251,8 +253,8 @@ async def site(
         activities = ArchiveActivities(log, STREAMS, lake)
         if workers:
             for worker in (
-                archive_worker(client, activities, cached=0),
-                lake_worker(client, log, settings, lake, cached=0),
+                archive_worker(client, activities, cached=cached),
+                lake_worker(client, log, settings, lake, cached=cached),
             ):
                 await stack.enter_async_context(worker)
         producer = Producer(log, settings.shard_count)

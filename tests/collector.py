@@ -13,6 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
+from tests.servers import PATIENCE_S
+
 
 @dataclass(frozen=True)
 class SpanTold:
@@ -97,5 +99,5 @@ async def collecting() -> AsyncIterator[Collector]:
         collector.endpoint = f"http://{host}:{port}"
         yield collector
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await runner.cleanup()

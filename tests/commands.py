@@ -5,6 +5,8 @@ import os
 import sys
 import sysconfig
 
+from tests.servers import PATIENCE_S
+
 MAIN = (
     "import typer; from cli.watch import watch; "
     "app = typer.Typer(add_completion=False); app.command()(watch); app()"
@@ -30,7 +32,7 @@ async def run_watch(*arguments: str) -> tuple[int, bytes, str]:
         sys.executable, "-c", MAIN, *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         out, said = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out, said.decode()

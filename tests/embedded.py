@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.servers import Process, eventually, free_port
+from tests.servers import PATIENCE_S, Process, eventually, free_port
 
 PORTS = ("gateway", "temporal-ui", "temporal", "nats", "s3", "sim", "metrics")
 
@@ -39,7 +39,7 @@ def whole(ports: dict[str, int], root: Path, *, measured: bool = True) -> Proces
     return Process(command(ports, *options), root / "up.log", measured=measured)
 
 
-async def told(stack: Process, words: str, within_s: float = 60) -> str:
+async def told(stack: Process, words: str, within_s: float = PATIENCE_S) -> str:
     """Wait until the command has said something, and return all of it."""
     await eventually(lambda: words in stack.log_file.read_text(), within_s=within_s)
     return stack.log_file.read_text()

@@ -16,7 +16,7 @@ from models.checkpoint import Checkpoint, encode_checkpoint
 from models.settings import Settings
 from models.subjects import state_subject
 from streaming.broker.jetstream import JetStreamLog
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 
 PRODUCT = "BTC-USD"
 SUBJECT = f"market.ticks.0.coinbase.{PRODUCT}"
@@ -66,7 +66,7 @@ class RunningGateway:
 
     async def get(self, path: str) -> httpx.Response:
         """Return the answer to a GET."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
             return await client.get(self.http + path)
 
     async def ready(self) -> bool:
@@ -101,7 +101,7 @@ async def running_gateway(
             yield running
         finally:
             stop.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 await serving
 
 
@@ -118,7 +118,7 @@ async def subscriber(gateway: RunningGateway, **request: object) -> AsyncIterato
 
 async def receive(client: ClientConnection, count: int) -> list[Any]:
     """Read the next messages."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         return [json.loads(await client.recv()) for _ in range(count)]
 
 

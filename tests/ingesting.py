@@ -12,7 +12,7 @@ from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.outbox import POSITION_HEADER
 from streaming.ingest import Ingest
 from streaming.normalize import Normalizer
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 from venues.coinbase.mapper import decode
 
 STREAMS = Streams()
@@ -43,7 +43,7 @@ async def lines_of(log: JetStreamLog, stream: str, subject: str) -> list[bytes]:
     lines: list[bytes] = []
     if newest is None:
         return lines
-    async with asyncio.timeout(20), aclosing(log.read(stream, subject)) as messages:
+    async with asyncio.timeout(PATIENCE_S), aclosing(log.read(stream, subject)) as messages:
         async for message in messages:
             lines += message.payload.split(b"\n")
             if message.seq >= newest.seq:

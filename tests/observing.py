@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.servers import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
 OBSERVABILITY = ROOT / "deploy" / "observability"
 RUNBOOKS = ROOT / "docs" / "runbooks"
@@ -30,7 +32,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run promtool."""
     command = ["promtool", *arguments]
     return subprocess.run(  # noqa: S603
-        command, capture_output=True, text=True, timeout=60, check=False
+        command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from tests.servers import PATIENCE_S
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
@@ -45,7 +47,7 @@ class RawWebSocket:
         self.writer.write(frame(opcode, payload, fin=fin, rsv=rsv, masked=masked))
         await self.writer.drain()
 
-    async def receive(self, within_s: float = 10) -> RawFrame:
+    async def receive(self, within_s: float = PATIENCE_S) -> RawFrame:
         """Read one frame, which must not be masked."""
         async with asyncio.timeout(within_s):
             first, size = await self._reader.readexactly(2)
@@ -57,7 +59,7 @@ class RawWebSocket:
             payload = await self._reader.readexactly(size)
         return RawFrame(first & 0x0F, payload, bool(first & 0x80), first >> 4 & 7)
 
-    async def closed(self, within_s: float = 10) -> tuple[int, str]:
+    async def closed(self, within_s: float = PATIENCE_S) -> tuple[int, str]:
         """Read to the close frame and the end behind it; return its code and reason."""
         while (received := await self.receive(within_s)).opcode != CLOSE:
             pass
@@ -65,7 +67,7 @@ class RawWebSocket:
             assert not await self._reader.read(1)
         return close_of(received)
 
-    async def ended(self, within_s: float = 10) -> bytes:
+    async def ended(self, within_s: float = PATIENCE_S) -> bytes:
         """Read whatever comes until the connection ends, in whichever way."""
         try:
             async with asyncio.timeout(within_s):
@@ -118,7 +120,7 @@ async def raw_websocket(
         lines += ["Connection: Upgrade", f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         writer.write("\r\n".join([*lines, "", ""]).encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             answer = (await reader.readuntil(b"\r\n\r\n")).decode()
         status, *rest = answer.rstrip().split("\r\n")
         assert status.split()[1] == "101", answer

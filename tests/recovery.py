@@ -26,7 +26,7 @@ from models.settings import Settings, load_settings
 from models.subjects import Streams, resync_subject, ticks_subject
 from streaming.broker.jetstream import JetStreamLog
 from streaming.broker.outbox import POSITION_HEADER
-from tests.servers import NatsServer, Process, free_port, port_open
+from tests.servers import NatsServer, Process, Server, free_port, port_open
 from venues.simulator.config import Limits, SimConfig
 from venues.simulator.server import Simulator
 from workers.dispatcher import Dispatcher
@@ -39,7 +39,7 @@ PRODUCT = "BTC-USD"
 STREAMS = Streams()
 
 
-class TemporalServer(Process):
+class TemporalServer(Server):
     """Temporal's development server as `ledgerflux up` runs it, without its UI."""
 
     def __init__(self, data_dir: Path, *, prepared: bool = True) -> None:

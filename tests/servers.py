@@ -6,7 +6,7 @@ import random
 import signal
 import socket
 import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,9 @@ from workers.process import die_with_parent
 # Ports for servers lie below the range from which the kernel gives ports to clients, and each
 # process of a parallel test run has a part of its own: nobody takes one before its server is up.
 _FIRST, _PARTS, _PART = 10_000, 8, 2_500
+PATIENCE_S = 90.0
+"""Bounds a wait that ends by an event: on a slow and busy machine too it is never reached."""
+
 _part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PARTS
 _next = random.randrange(_PART)
 
@@ -43,15 +46,18 @@ def free_port() -> int:
 
 
 async def eventually(
-    check: Callable[[], object | Awaitable[object]], *, within_s: float = 20.0
+    check: Callable[[], object | Awaitable[object]], *, within_s: float = PATIENCE_S
 ) -> None:
     """Wait until `check` is true; it raises or returns false until then.
+
+    It is asked often at first and ever less often, down to ten times a second.
 
     Raises:
         AssertionError: it never became true; what it last raised is the cause.
     """
     deadline = asyncio.get_running_loop().time() + within_s
     failure: Exception | None = None
+    pause_s = 0.01
     while asyncio.get_running_loop().time() < deadline:
         try:
             result = check()
@@ -62,11 +68,12 @@ async def eventually(
                 return
         except (AssertionError, OSError) as error:
             failure = error
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause_s)
+        pause_s = min(0.1, 1.3 * pause_s)
     raise AssertionError(f"not true within {within_s} s") from failure
 
 
-async def port_open(port: int, *, within_s: float = 20.0) -> None:
+async def port_open(port: int, *, within_s: float = PATIENCE_S) -> None:
     """Wait until something listens on the port."""
 
     async def check() -> bool:
@@ -127,24 +134,30 @@ class Process:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def ask(self, number: signal.Signals) -> None:
+        """Send it a signal if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
     def kill(self) -> None:
         """Kill it as `kill -9` does."""
-        self._signal(signal.SIGKILL)
+        self.ask(signal.SIGKILL)
+        self.wait()
 
-    def stop(self, within_s: float = 10.0) -> int:
+    def stop(self, within_s: float = PATIENCE_S) -> int:
         """Ask it to stop and return its exit status; kill it when it does not."""
-        self._signal(signal.SIGTERM, within_s)
-        return self.returncode or 0
+        self.ask(signal.SIGTERM)
+        return self.wait(within_s)
 
-    def _signal(self, number: signal.Signals, within_s: float = 10.0) -> None:
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+    def wait(self, within_s: float = PATIENCE_S) -> int:
+        """Wait until it has ended and return its exit status; kill it when it does not end."""
+        if self._process is not None:
+            try:
+                self._process.wait(within_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        return self.returncode or 0
 
     def __enter__(self) -> Self:
         self.start()
@@ -154,7 +167,23 @@ class Process:
         self.stop()
 
 
-class NatsServer(Process):
+def stop_together(processes: Iterable[Process], within_s: float = PATIENCE_S) -> None:
+    """Ask all to stop at once, and wait for each; kill those that do not."""
+    asked = list(processes)
+    for process in asked:
+        process.ask(signal.SIGTERM)
+    for process in asked:
+        process.wait(within_s)
+
+
+class Server(Process):
+    """One whose data nobody needs when its test is over: it is killed then, which takes no time."""
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class NatsServer(Server):
     """A nats-server with JetStream and the project's own configuration."""
 
     def __init__(self, data_dir: Path) -> None:

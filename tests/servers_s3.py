@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from models.settings import Settings, load_settings
-from tests.servers import Process, free_port
+from tests.servers import Server, free_port
 
 BUCKET = "lake"
 
@@ -16,7 +16,7 @@ _FULL = ("sh", "-c", 'ulimit -f 2; exec "$@" >/dev/null 2>&1', "sh")
 """Runs a command whose writes fail where a file would be larger than 1 KB."""
 
 
-class LocalBucket(Process):
+class LocalBucket(Server):
     """The object store of the embedded stack. Attributes: root, where its objects are files."""
 
     def __init__(self, root: Path, *, full: bool = False) -> None:
@@ -35,7 +35,7 @@ class LocalBucket(Process):
         self.start()
 
 
-class MotoServer(Process):
+class MotoServer(Server):
     """AWS as moto plays it: S3 and DynamoDB, in memory."""
 
     def __init__(self, log_dir: Path, **env: str) -> None:

@@ -21,7 +21,16 @@ from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
 from streaming.core.book import Book
 from tests.chains import messages
-from tests.servers import NatsServer, Process, eventually, free_port, port_open
+from tests.servers import (
+    PATIENCE_S,
+    NatsServer,
+    Process,
+    Server,
+    eventually,
+    free_port,
+    port_open,
+    stop_together,
+)
 from venues.simulator.config import Keys
 
 
@@ -41,7 +50,9 @@ class Stack:
         env: Mapping[str, str] | None = None,
     ) -> None:
         # A kept connection may be closed by the server in the moment in which it is used again.
-        self.http = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0))
+        self.http = httpx.AsyncClient(
+            limits=httpx.Limits(max_keepalive_connections=0), timeout=PATIENCE_S
+        )
         self.truth_file = root / "truth.ndjson"
         self.nats = NatsServer(root / "nats")
         self.sim_port, self.gateway_port = free_port(), free_port()
@@ -67,7 +78,7 @@ class Stack:
         ]
         self.processes: dict[str, Process] = {
             "nats": self.nats,
-            "simulator": Process(sim, root / "simulator.log", env, measured=False),
+            "simulator": Server(sim, root / "simulator.log", env, measured=False),
         }
         workers = ["normalizer", "gateway", "ingestor"]
         if recovery:
@@ -76,7 +87,7 @@ class Stack:
             env["TEMPORAL_ADDRESS"] = f"127.0.0.1:{self.temporal_port}"
             env["COINBASE_REST_PER_S"] = "1000"
             server = [*temporal_command(root / "temporal", self.temporal_port), "--headless"]
-            self.processes["temporal-server"] = Process(server, root / "temporal.log")
+            self.processes["temporal-server"] = Server(server, root / "temporal.log")
             workers.insert(1, "temporal")
         for name in workers:
             command = [sys.executable, "-m", f"workers.{name}"]
@@ -142,8 +153,11 @@ async def running(
     """Run the stack with its options; processes in `without` are left for the test to start."""
     stack = Stack(root, products, channels, simulator, **options)
     with ExitStack() as exits:
+        for process in stack.processes.values():
+            exits.callback(process.kill)
+        workers = [one for one in stack.processes.values() if not isinstance(one, Server)]
+        exits.callback(stop_together, workers)
         for name, process in stack.processes.items():
-            exits.callback(process.stop)
             if name not in without:
                 process.start()
             if name == "nats":
@@ -255,7 +269,10 @@ async def canonical(stack: Stack) -> dict[str, list[bytes]]:
     lines: dict[str, list[bytes]] = defaultdict(list)
     async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
         end = await log.end(Streams().ticks)
-        async with asyncio.timeout(30), aclosing(log.read(Streams().ticks, ">")) as messages:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            aclosing(log.read(Streams().ticks, ">")) as messages,
+        ):
             async for message in messages:
                 lines[message.subject] += message.payload.split(b"\n")
                 if message.seq >= end:
@@ -276,11 +293,11 @@ async def settled(stack: Stack) -> None:
         is_read = bool(readers) and all(reader.num_pending == 0 for reader in readers)
         async with await JetStreamLog.connect([stack.nats.url], name="audit") as log:
             seen.append(await log.end(Streams().ticks) if is_read else None)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.25)
         return is_read and len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
 
     try:
-        await eventually(quiet, within_s=60)
+        await eventually(quiet)
     finally:
         await client.close()
 

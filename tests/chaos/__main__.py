@@ -34,7 +34,7 @@ OUTAGE_S = 60.0
 WHOLE = Size(rate=2600, products=40, subscribers=200, flush_s=5.0)
 """Of 2,600 orders a second come about 2,000 messages in the channels that are subscribed to."""
 
-SHORT = Size(rate=500, products=5, subscribers=40, flush_s=3.0)
+SHORT = Size(rate=300, products=5, subscribers=20, flush_s=3.0)
 """What two cores manage beside a test run."""
 
 _DELIVERED_WITHIN_S = 60.0

@@ -27,7 +27,7 @@ from storage.manifest import Hole, compactable, gaps
 from storage.objects import ObjectStore
 from storage.parcel import Parcel, decode, merge
 from storage.rows import Message
-from tests.servers import Process, free_port, port_open
+from tests.servers import PATIENCE_S, Process, free_port, port_open
 from tests.servers_s3 import (
     BUCKET,
     LocalBucket,
@@ -36,6 +36,8 @@ from tests.servers_s3 import (
     refusing,
     store_settings,
 )
+
+pytestmark = pytest.mark.long
 
 LANE = Lane("ticks", "coinbase", 0, 1_790_000_000_000_000)
 HOUR = Hour.of(1_790_000_000_000_000)
@@ -165,7 +167,7 @@ async def test_writers_at_once_lose_no_entry(backend: Backend) -> None:
     """The manifest is swapped version by version; whoever was second does it again."""
     async with backend.store() as one, backend.store() as two:
         lakes = [Lake(one), Lake(two)]
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
             for number in range(8):
                 part = piece(10 * number + 1, 10 * number + 10)
                 tasks.create_task(lakes[number % 2].put(LANE, part))
@@ -332,7 +334,7 @@ async def test_cut_and_refused_connections_are_survived(local: Backend) -> None:
         assert await lake.messages(LANE, HOUR, entry) == messages(1, 9)
     async with proxy(local.port) as cutting:
         cutting.cut_after = 500
-        async with local.store(store_settings(cutting.port)) as store, asyncio.timeout(60):
+        async with local.store(store_settings(cutting.port)) as store, asyncio.timeout(PATIENCE_S):
             with pytest.raises(UnavailableError) as failed:
                 await Lake(store).messages(LANE, HOUR, entry)
             assert not failed.value.is_final
@@ -340,7 +342,7 @@ async def test_cut_and_refused_connections_are_survived(local: Backend) -> None:
 
 async def test_store_that_is_away_is_told(local: Backend) -> None:
     """Nobody listens: an error that may pass, within bounded time."""
-    async with local.store(store_settings(free_port())) as store, asyncio.timeout(60):
+    async with local.store(store_settings(free_port())) as store, asyncio.timeout(PATIENCE_S):
         with pytest.raises(UnavailableError, match=r"s3://lake/x: no answer") as failed:
             await store.get("x")
         assert not failed.value.is_final
@@ -388,7 +390,7 @@ async def test_errors_of_a_store_are_translated(
     async with (
         refusing(status, code) as port,
         ObjectStore.connect(store_settings(port)) as store,
-        asyncio.timeout(60),
+        asyncio.timeout(PATIENCE_S),
     ):
         with pytest.raises(kind) as failed:
             await store.put_new("bronze/x", b"data")

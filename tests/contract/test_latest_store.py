@@ -13,7 +13,7 @@ from storage.errors import MissingStoreError, UnavailableError
 from storage.latest import MAX_ROW_BYTES, LatestRow, LatestStore, RowTooLargeError
 from storage.latest_dynamodb import DynamoLatestStore
 from storage.latest_nats import NatsLatestStore
-from tests.servers import NatsServer, Process, free_port, port_open
+from tests.servers import PATIENCE_S, NatsServer, Process, free_port, port_open
 from tests.servers_s3 import MotoServer, proxy, store_settings
 
 Kind = Literal["nats", "dynamodb"]
@@ -101,7 +101,7 @@ async def test_writers_at_once_leave_the_newest_row(backend: Backend) -> None:
             for position in positions:
                 await store.put([row(name, position=position) for name in names])
 
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
             tasks.create_task(write(first, range(1, 20, 2)))
             tasks.create_task(write(second, range(2, 21, 2)))
         assert {one.position for one in [one async for one in first.all()]} == {20}
@@ -165,7 +165,7 @@ async def test_nats_server_restart_within_a_put_is_waited_for(tmp_path: Path) ->
             putting = asyncio.ensure_future(store.put([row(position=2)]))
             server.start()
             await port_open(server.port)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await putting in {0, 1}  # 0: stored, and its answer was lost
             assert await store.get("coinbase", "BTC-USD") == row(position=2)
 
@@ -188,6 +188,6 @@ async def test_dynamodb_repeats_what_a_broken_connection_lost(tmp_path: Path) ->
                 before.refused = 3
                 assert await store.put([row(f"P{number}") for number in range(6)]) == 6
         async with backend.store(create=False) as store:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 with pytest.raises(UnavailableError):
                     await store.put([row(position=2)])

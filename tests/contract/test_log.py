@@ -19,7 +19,7 @@ from streaming.broker.log import (
     StreamMissingError,
 )
 from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
-from tests.servers import NatsServer, eventually, free_port, port_open
+from tests.servers import PATIENCE_S, NatsServer, eventually, free_port, port_open
 
 STREAMS = Streams()
 SUBJECT = "market.ticks.0.test.BTC-USD"
@@ -28,7 +28,10 @@ SUBJECT = "market.ticks.0.test.BTC-USD"
 async def take(log: JetStreamLog, count: int, *, after: int = 0) -> list[LogMessage]:
     """Read `count` messages of the ticks stream."""
     taken: list[LogMessage] = []
-    async with asyncio.timeout(20), aclosing(log.read(STREAMS.ticks, ">", after=after)) as messages:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        aclosing(log.read(STREAMS.ticks, ">", after=after)) as messages,
+    ):
         async for message in messages:
             taken.append(message)
             if len(taken) == count:
@@ -166,7 +169,7 @@ async def test_read_of_a_stream_that_is_made_anew_ends_with_an_error(
     await begun.wait()
     await log._js.delete_stream(STREAMS.ticks)
     await log.ensure_streams(settings)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(LogRemadeError, match="MD_TICKS has been made anew"):
             await reading
     assert (await log.extent(STREAMS.ticks)).created_us > created_us
@@ -190,7 +193,7 @@ async def test_stream_that_is_not_there_is_told(log: JetStreamLog) -> None:
     await log.publish(SUBJECT, b"one")
     await begun.wait()
     await log._js.delete_stream(STREAMS.ticks)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(StreamMissingError, match="MD_TICKS"):
             await reading
 
@@ -221,7 +224,7 @@ async def test_server_restart_loses_and_doubles_nothing(
             nats_server.start()
             await port_open(nats_server.port)
 
-    async with asyncio.timeout(90), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(write())
         tasks.create_task(read())
         tasks.create_task(disturb())
@@ -239,7 +242,7 @@ async def test_reader_recovers_from_a_deleted_consumer(log: JetStreamLog) -> Non
                 if len(seen) == 4:
                     return
 
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(read())
         await log.publish(SUBJECT, b"0")
         await eventually(lambda: len(seen) == 1)
@@ -297,7 +300,7 @@ def test_close_while_the_server_is_away_ends_without_an_error(nats_server: NatsS
             nats_server.kill()
             await eventually(lambda: not log.connected)
             publishing = asyncio.create_task(log.publish(SUBJECT, b"unsent"))
-            await asyncio.sleep(0.1)
+            await eventually(lambda: log._client.pending_data_size > 0)
             publishing.cancel()
 
     uvloop.run(lose())

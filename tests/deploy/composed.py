@@ -12,6 +12,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.servers import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 SECRETS = {
     "NATS_PASSWORD": "s-of-nats",
@@ -64,7 +66,7 @@ def _podman_compose(root: Path, env: dict[str, str], *words: str) -> str:
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

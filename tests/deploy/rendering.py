@@ -11,6 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.servers import PATIENCE_S
+
 CHART = Path(__file__).parents[2] / "deploy/helm/ledgerflux"
 RELEASE, NAMESPACE = "md", "market-data"
 
@@ -33,7 +35,7 @@ def rendered(values: dict[str, Any]) -> list[Manifest]:
         input=json.dumps(values),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
         cwd=CHART.parents[2],
     )

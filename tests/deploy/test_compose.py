@@ -35,9 +35,11 @@ from tests.deploy.composed import (
     natively,
     script,
 )
-from tests.servers import Process, eventually, free_port, port_open
+from tests.servers import PATIENCE_S, Process, eventually, free_port, port_open
 from tests.servers_s3 import LocalBucket, MotoServer, store_settings
 from workflows.attributes import KEYS
+
+pytestmark = pytest.mark.long
 
 _ONCE = {"permissions", "bucket"}
 _UNASKED = {"otel-collector", "traces"}
@@ -72,7 +74,7 @@ def _ours(services: dict[str, Service]) -> Iterator[tuple[str, Service]]:
 def test_the_file_follows_the_compose_specification() -> None:
     """By the specification's own schema."""
     command = [script("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
-    subprocess.run([*command, str(ROOT / "docker-compose.yml")], check=True, timeout=60)  # noqa: S603
+    subprocess.run([*command, str(ROOT / "docker-compose.yml")], check=True, timeout=PATIENCE_S)  # noqa: S603
 
 
 def test_no_service_starts_without_secrets() -> None:
@@ -213,7 +215,7 @@ def test_servers_are_of_the_versions_that_are_tested(services: dict[str, Service
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=PATIENCE_S,
         )
         version = services[name]["image"].rpartition(":")[2].partition("-")[0]
         tested = version.rpartition(".")[0] if name == "nats" else version
@@ -295,14 +297,16 @@ class _Here:
         env = service["native_env"]
 
         def succeeds() -> bool:
-            done = subprocess.run(command, env=env, capture_output=True, timeout=20, check=False)  # noqa: S603
+            done = subprocess.run(  # noqa: S603
+                command, env=env, capture_output=True, timeout=PATIENCE_S, check=False
+            )
             return done.returncode == 0
 
-        await eventually(succeeds, within_s=60)
+        await eventually(succeeds)
 
 
 async def _status(url: str) -> int:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         return (await http.get(url)).status_code
 
 
@@ -349,7 +353,7 @@ async def test_the_whole_file_runs_here_as_it_is_written(
             here.start(name)
             await here.healthy(name)
         address = f"ws://127.0.0.1:{here.ports['gateway']}/ws"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             async for update in Subscriber(address, ["BTC-USD"], ["trades"]):
                 if isinstance(update.message, Tick):
                     break

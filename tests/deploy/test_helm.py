@@ -18,7 +18,7 @@ from models.settings import Settings, load_settings
 from streaming.broker.server import find_binary
 from tests.deploy.composed import ROOT, script
 from tests.deploy.rendering import CHART, NAMESPACE, Manifest, RefusedError, rendered
-from tests.servers import Process, free_port, port_open
+from tests.servers import PATIENCE_S, Process, free_port, port_open
 from workflows.attributes import KEYS
 
 _VERSIONS = ("1.29", "1.33")
@@ -118,7 +118,11 @@ def test_kubernetes_accepts_every_manifest(manifests: list[Manifest], tmp_path: 
     for version in _VERSIONS:
         command = [script("kubernetes-validate"), "--strict", "--kubernetes-version", version]
         done = subprocess.run(  # noqa: S603
-            [*command, *map(str, files)], capture_output=True, text=True, timeout=120, check=False
+            [*command, *map(str, files)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -365,7 +369,7 @@ async def test_the_log_is_bounded_before_its_volume_is_full(tmp_path: Path) -> N
         with Process(command, tmp_path / "nats.log", env):
             await port_open(port)
             await port_open(monitor)
-            async with httpx.AsyncClient() as http:
+            async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
                 told = (await http.get(f"http://127.0.0.1:{monitor}/jsz")).json()
         assert told["config"]["max_storage"] == gib * 1024**3 * 85 // 100
 

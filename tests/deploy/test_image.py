@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.composed import ROOT, moved
+from tests.servers import PATIENCE_S
 
 DOCKERFILE = ROOT / "Dockerfile"
 _IGNORED = shutil.ignore_patterns("__pycache__")  # as .dockerignore does
@@ -45,13 +46,18 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{path: f"{root}{path}" for path in ("/src", "/tmp", "/app")},  # noqa: S108  # the image's
     }
     command = moved(lines[-1].removeprefix("RUN "), places)
-    subprocess.run(["sh", "-c", command], check=True, timeout=120)  # noqa: S603, S607
+    subprocess.run(["sh", "-c", command], check=True, timeout=PATIENCE_S)  # noqa: S603, S607
     return root / "app"
 
 
 def _said(*command: str | Path, **env: str) -> str:
     done = subprocess.run(  # noqa: S603
-        [*map(str, command)], capture_output=True, text=True, timeout=60, check=False, env=env
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env=env,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -14,7 +14,7 @@ from streaming.core.normalizer import ProductNormalizer
 from streaming.core.outputs import Outputs
 from streaming.ingest import Ingest
 from streaming.normalize import Normalizer
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 from tests.unit.simulator.client import still, trade_some
 from venues.coinbase.backoff import BackoffSettings
 from venues.coinbase.feed import CoinbaseFeed, FeedConfig
@@ -94,7 +94,7 @@ async def stored(log: JetStreamLog, stream: str, subject: str) -> list[LogMessag
     found: list[LogMessage] = []
     if newest is None:
         return found
-    async with asyncio.timeout(20), aclosing(log.read(stream, subject)) as reading:
+    async with asyncio.timeout(PATIENCE_S), aclosing(log.read(stream, subject)) as reading:
         async for message in reading:
             found.append(message)
             if message.seq >= newest.seq:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 from temporalio.client import Client
 from typer.testing import CliRunner
 
@@ -14,8 +15,10 @@ from cli.main import app
 from models.archiving import ArchiveProgress
 from tests.archiving import ArchiveProcess, Site, publish, site
 from tests.commands import run
-from tests.servers import eventually, free_port, port_open
+from tests.servers import PATIENCE_S, eventually, free_port, port_open
 from workflows.schedules import ensure_schedules, lanes_of
+
+pytestmark = pytest.mark.long
 
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 LABELS = '{shard="0",stream="ticks",venue="coinbase"}'
@@ -41,7 +44,7 @@ async def lanes(**env: str) -> dict[str, dict[str, object]]:
 
 async def metrics(worker: ArchiveProcess) -> dict[str, float]:
     """Read the worker's samples."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         text = (await http.get(f"http://127.0.0.1:{worker.metrics_port}/metrics")).text
     samples = (line.rpartition(" ") for line in text.splitlines() if line.startswith("md_"))
     return {name: float(value) for name, _, value in samples}
@@ -53,7 +56,7 @@ async def lag_is(worker: ArchiveProcess, right: Callable[[float], bool]) -> None
     async def check() -> bool:
         return right((await metrics(worker)).get(f"md_archive_lag_seconds{LABELS}", -1.0))
 
-    await eventually(check, within_s=30)
+    await eventually(check)
 
 
 async def test_every_command_of_the_runbooks_works_as_written(tmp_path: Path) -> None:
@@ -81,8 +84,8 @@ async def test_every_command_of_the_runbooks_works_as_written(tmp_path: Path) ->
                 env["ID"] = str(row and row["workflow_id"])
                 return progress.position == 20
 
-            await eventually(lambda: _stored(worker, 40), within_s=60)
-            await eventually(lambda: _quietly(archived), within_s=60)
+            await eventually(lambda: _stored(worker, 40))
+            await eventually(lambda: _quietly(archived))
             for command in commands():
                 status, out, err = await run(command, **env)
                 assert status == 0, f"{command}\n{out}\n{err}"
@@ -137,7 +140,7 @@ async def test_lag_of_the_archive_is_told_while_temporal_is_away(tmp_path: Path)
         await publish(running, 20)
         settings = running.settings
         with ArchiveProcess(tmp_path, settings, ARCHIVE_FLUSH_S="0.2") as worker:
-            await eventually(lambda: _stored(worker, 20), within_s=60)
+            await eventually(lambda: _stored(worker, 20))
         published_s = time.time()
         await publish(running, 1)
         away = settings.model_copy(update={"temporal_address": f"127.0.0.1:{free_port()}"})

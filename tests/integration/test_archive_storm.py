@@ -6,6 +6,8 @@ import pytest
 
 from tests.archive_storm import SHORT, storm
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(SHORT.within_s + 60)
 async def test_lake_equals_the_log_whatever_fails(tmp_path: Path) -> None:

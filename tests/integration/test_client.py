@@ -29,6 +29,8 @@ from tests.clients import (
 from tests.gateways import PRODUCT, SUBJECT, running_gateway, snapshot, status, tick
 from tests.servers import eventually
 
+pytestmark = pytest.mark.long
+
 PRODUCTS = ["BTC-USD", "ETH-USD"]
 FEEDS = ["ticker", "trades"]
 BOTH = pytest.mark.parametrize("run", [in_python, in_node])
@@ -102,7 +104,7 @@ class Market:
 
 async def begun(heard: Heard, chains: int) -> None:
     """Wait until every chain has begun."""
-    await eventually(lambda: len(heard.updates) >= chains, within_s=60)
+    await eventually(lambda: len(heard.updates) >= chains)
 
 
 @pytest.mark.parametrize("run", [in_python, in_node, pytest.param(in_browser, marks=needs_browser)])

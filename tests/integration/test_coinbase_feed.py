@@ -3,17 +3,19 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from http import HTTPStatus
+from itertools import pairwise
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from tests.servers import eventually, free_port
+from tests.servers import PATIENCE_S, eventually, free_port
 from venues.coinbase.auth import Credentials, sign_subscribe
 from venues.coinbase.backoff import BackoffSettings
 from venues.coinbase.feed import CoinbaseFeed, FeedConfig, FeedConfigError
@@ -70,6 +72,7 @@ class Venue:
 
     def __init__(self, script: Script) -> None:
         self.subscribes: list[dict[str, object]] = []
+        self.times_s: list[float] = []
         self.extensions: list[str] = []
         self.handshakes = 0
         self.refusals: list[Response] = []
@@ -96,6 +99,7 @@ class Venue:
     def process(self, _: ServerConnection, __: Request) -> Response | None:
         """Refuse the handshake while refusals are left."""
         self.handshakes += 1
+        self.times_s.append(time.monotonic())
         return self.refusals.pop(0) if self.refusals else None
 
 
@@ -287,8 +291,8 @@ async def test_feed_subscription_refused_keeps_its_distance() -> None:
         await eventually(lambda: len(exchange.subscribes) == 2)
         assert "full requires authentication" in sink.of("closed")[0]
         assert sink.frames[:2] == [REFUSAL.encode(), EMPTY_ACK.encode()]
-        await asyncio.sleep(0.15)
-        assert len(exchange.subscribes) == 2
+    # The pause is drawn from an interval that begins at half of what is set.
+    assert exchange.times_s[1] - exchange.times_s[0] >= 0.1
 
 
 async def test_feed_partly_refused_stays_connected() -> None:
@@ -404,10 +408,9 @@ async def test_feed_told_too_many_requests_waits_as_asked() -> None:
         headers = Headers({"Retry-After": "1", "Content-Length": "0"})
         exchange.refusals = [Response(HTTPStatus.TOO_MANY_REQUESTS, "Too Many", headers, b"")]
         async with running(config_for(exchange.url), sink):
-            await eventually(lambda: exchange.handshakes == 1)
-            await asyncio.sleep(0.6)
-            assert exchange.handshakes == 1
             await eventually(lambda: sink.frames)
+    first_s, second_s = exchange.times_s
+    assert second_s - first_s >= 1.0
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 520 X\r\n\r\n", b"\x00\xffnonsense\r\n\r\n"])
@@ -438,8 +441,10 @@ async def test_feed_accept_then_drop_is_not_hammered() -> None:
 
     sink = Sink()
     async with venue(drop) as exchange, running(config_for(exchange.url), sink):
-        await asyncio.sleep(1.0)
-        assert 2 <= len(exchange.subscribes) <= 60
+        await eventually(lambda: len(exchange.subscribes) >= 12)
+    pauses_s = [after - before for before, after in pairwise(exchange.times_s)]
+    # Each is drawn from 0 to 0.2 s: about a second in all.
+    assert sum(pauses_s[:11]) >= 0.2
 
 
 async def test_feed_without_room_stops_reading_and_is_not_called_silent() -> None:
@@ -481,9 +486,11 @@ async def test_feed_cancelled_leaves_nothing() -> None:
 
 async def test_feed_cancelled_in_the_handshake_leaves_nothing() -> None:
     """A handshake that hangs is given up with the feed, its socket closed."""
-    gone = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
         await reader.read()
         gone.set()
         writer.close()
@@ -491,8 +498,8 @@ async def test_feed_cancelled_in_the_handshake_leaves_nothing() -> None:
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with running(config_for(url), Sink()):
-            await asyncio.sleep(0.2)
-        await asyncio.wait_for(gone.wait(), 2)
+            await asyncio.wait_for(asked.wait(), PATIENCE_S)
+        await asyncio.wait_for(gone.wait(), PATIENCE_S)
 
 
 async def test_feed_hanging_handshake_goes_to_the_fallback() -> None:

@@ -28,7 +28,7 @@ from tests.collector import collecting
 from tests.commands import run
 from tests.recovery import TemporalServer
 from tests.s3_faults import FaultyStore, faulty_store
-from tests.servers import NatsServer, Process, eventually, free_port, port_open
+from tests.servers import PATIENCE_S, NatsServer, Process, eventually, free_port, port_open
 from tests.servers_s3 import BUCKET, LocalBucket, MotoServer
 from venues.simulator.config import Limits, SimConfig
 from venues.simulator.server import Simulator
@@ -269,10 +269,11 @@ async def test_store_that_refuses_is_told_with_the_setting(
 
 async def test_service_that_never_answers_delays_nobody(site: Site) -> None:
     """A store and a Temporal that take a connection and stay silent: a line each, in time."""
+    silence_s = PATIENCE_S
 
     async def says_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(silence_s)
         finally:
             writer.close()
 
@@ -286,7 +287,7 @@ async def test_service_that_never_answers_delays_nobody(site: Site) -> None:
     assert "S3_ENDPOINT" in only(found, "s3").text
     assert "TEMPORAL_ADDRESS" in only(found, "temporal").text
     assert harmed(found, "s3", "temporal") == []
-    assert took_s < 10.0  # five, and what a busy machine adds
+    assert took_s < silence_s
 
 
 async def test_table_that_is_missing_or_another_one_is_told(site: Site, tmp_path: Path) -> None:
@@ -444,7 +445,7 @@ async def test_command_with_a_bad_setting_tells_it_and_looks_at_the_rest(site: S
         "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
         **SECRETS,
     }
-    status, out, err = await run("ledgerflux doctor --within 12", **env)
+    status, out, err = await run("ledgerflux doctor --within 40", **env)
     assert status == 2
     assert "Traceback" not in err
     lines = out.splitlines()
@@ -467,7 +468,7 @@ async def test_command_with_something_broken_ends_with_1_and_prints_json(site: S
         "JS_MAX_BYTES": str(site.settings.js_max_bytes),
         "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
     }
-    status, out, _ = await run("ledgerflux doctor --within 12 --json", **env)
+    status, out, _ = await run("ledgerflux doctor --within 40 --json", **env)
     found = {row["check"]: row for row in map(json.loads, out.splitlines())}
     assert status == 1
     assert found["streams"]["state"] == "ok"

@@ -23,7 +23,7 @@ from tests.gateways import (
     subscriber,
     tick,
 )
-from tests.servers import NatsServer, eventually, port_open
+from tests.servers import PATIENCE_S, NatsServer, eventually, port_open
 
 TICKER = {"products": [PRODUCT], "feeds": ["ticker"]}
 
@@ -181,7 +181,7 @@ async def test_subscribers_at_random_moments_see_snapshot_and_exactly_the_rest(
 
     async with (
         running_gateway(settings) as gateway,
-        asyncio.timeout(60),
+        asyncio.timeout(PATIENCE_S),
         asyncio.TaskGroup() as tasks,
     ):
         views = [tasks.create_task(watch(gateway, choice.randrange(last))) for _ in range(40)]
@@ -224,7 +224,7 @@ async def test_slow_client_is_conflated_and_others_get_everything(
     async with (
         running_gateway(settings, ws_max_client_bytes=64 * 1024) as gateway,
         subscriber(gateway, **TICKER) as slow,
-        asyncio.timeout(60),
+        asyncio.timeout(PATIENCE_S),
     ):
 
         async def read_all() -> int:

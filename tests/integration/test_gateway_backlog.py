@@ -12,7 +12,7 @@ from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from streaming.core.resume import UnrecoverableError
 from tests.gateways import PRODUCT, SUBJECT, snapshot, tick
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 from tests.unit.gateway.pipes import Pipe
 
 TICKER = FEED_BITS["ticker"]
@@ -40,7 +40,7 @@ async def test_resume_on_a_hub_behind_its_log_gives_nothing_twice(
     pipe = Pipe(10**6)
     pipe.sink.room.set()
     client = hub.join(pipe.sink)
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         hub.ladder.open(tasks, [Backlog(log, settings.streams)])
         await messages(log, hub, after=3, upto=6)
         hub.subscribe(
@@ -64,7 +64,7 @@ async def test_resume_from_a_number_that_a_lagging_hub_has_not_read_waits_for_it
     pipe = Pipe(10**6)
     pipe.sink.room.set()
     client = hub.join(pipe.sink)
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         hub.ladder.open(tasks, [Backlog(log, settings.streams)])
         await messages(log, hub, after=0, upto=6)
         hub.subscribe(
@@ -140,7 +140,7 @@ async def test_number_that_no_message_has_costs_no_reading_to_the_end(
     await asyncio.gather(*[log.publish(SUBJECT, tick(2 * n, 2 * n - 2)) for n in range(1, 2001)])
     hub = Hub([PRODUCT], asyncio.get_running_loop(), Limits(ring_bytes=0))
     await messages(log, hub, after=0, upto=2000)
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         hub.ladder.open(tasks, [Counted(log, settings.streams)])
         page = await hub.ladder.page(hub.products.one(PRODUCT), "ticker", 501, 10)
         assert (page.recovered, page.reason) == (False, "unknown_seq")

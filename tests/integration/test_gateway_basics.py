@@ -29,7 +29,7 @@ from tests.raw_websocket import (
     frame,
     raw_websocket,
 )
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 
 ASK = b'{"op":"ping","id":"%d"}'
 SUBSCRIBE = {"op": "subscribe", "products": [PRODUCT], "feeds": ["ticker"]}
@@ -244,7 +244,7 @@ async def test_bad_handshake_gets_an_http_answer(
         f"{request_line}\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         f"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n{headers}\r\n\r\n".encode()
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await reader.readline()).split()[1] == status
         await reader.read()
     writer.close()
@@ -305,7 +305,7 @@ async def test_client_of_aiohttp_works_unchanged(
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(gateway.url, heartbeat=0.2, compress=15) as client,
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE_S),
     ):
         await client.send_json(SUBSCRIBE)
         assert [(await client.receive_json())["op"] for _ in range(2)] == ["subscribed", "snapshot"]
@@ -335,7 +335,7 @@ async def test_websocket_of_a_browser_works_unchanged(
         NODE, *arguments, gateway.url, json.dumps(SUBSCRIBE), stdout=asyncio.subprocess.PIPE
     )
     assert browser.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         ops = [json.loads(await browser.stdout.readline())["op"] for _ in range(2)]
         await log.publish(SUBJECT, tick(1))
         tick_line, close_line = [json.loads(line) async for line in browser.stdout]
@@ -362,7 +362,7 @@ async def test_interactive_client_works_unchanged(
     async def read_until(words: bytes) -> None:
         nonlocal said
         assert shell.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while words not in said:
                 chunk = await shell.stdout.read(4096)
                 assert chunk, said
@@ -374,7 +374,7 @@ async def test_interactive_client_works_unchanged(
     await log.publish(SUBJECT, tick(1))
     await read_until(b'"incr"')
     shell.stdin.close()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         said += await shell.stdout.read()
         assert await shell.wait() == 0
     assert b"1000" in said

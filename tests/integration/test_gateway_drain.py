@@ -16,7 +16,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cli.stack import answering
-from gateway.drain import MARGIN_S, SHUTDOWN_S, drain_bound_s
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from tests.gateways import (
@@ -29,8 +28,11 @@ from tests.gateways import (
     tick,
 )
 from tests.raw_websocket import TEXT, raw_websocket
-from tests.servers import Process, eventually, free_port
+from tests.servers import PATIENCE_S, Process, eventually, free_port
 from workers.process import SAME_ORDER_S
+
+LONG_S = 10 * PATIENCE_S
+"""What would be waited for if nothing ended at once."""
 
 TICKER = {"products": [PRODUCT], "feeds": ["ticker"]}
 
@@ -43,7 +45,7 @@ async def opened(client: ClientConnection) -> None:
 async def to_the_end(client: ClientConnection) -> list[Any]:
     """Return what comes until the connection closes."""
     messages = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         try:
             while True:
                 messages.append(json.loads(await client.recv()))
@@ -71,7 +73,7 @@ async def test_drain_tells_each_client_its_own_time_within_the_spread(settings: 
 async def test_drain_refuses_new_clients_and_says_that_it_is_not_ready(settings: Settings) -> None:
     """A load balancer sees it, and a client that comes is sent on."""
     async with (
-        running_gateway(settings, gateway_drain_s=5) as gateway,
+        running_gateway(settings, gateway_drain_s=LONG_S) as gateway,
         subscriber(gateway, **TICKER) as client,
     ):
         await opened(client)
@@ -93,7 +95,7 @@ async def test_drain_keeps_data_coming_until_the_client_leaves(
     log: JetStreamLog, settings: Settings
 ) -> None:
     """Nothing is lost while the client connects elsewhere; then the gateway ends at once."""
-    async with running_gateway(settings, gateway_drain_s=5) as gateway:
+    async with running_gateway(settings, gateway_drain_s=LONG_S) as gateway:
         async with subscriber(gateway, **TICKER) as client:
             await opened(client)
             gateway.stop()
@@ -101,8 +103,8 @@ async def test_drain_keeps_data_coming_until_the_client_leaves(
             for seq in range(1, 4):
                 await log.publish(SUBJECT, tick(seq))
             assert numbers(await receive(client, 3)) == [("incr", seq) for seq in (1, 2, 3)]
-        left = time.monotonic()
-    assert time.monotonic() - left < 2
+        async with asyncio.timeout(PATIENCE_S):
+            await gateway.ended
 
 
 async def test_drain_of_a_client_that_stays_ends_with_all_that_is_due_and_1012(
@@ -122,7 +124,7 @@ async def test_drain_of_a_client_that_stays_ends_with_all_that_is_due_and_1012(
             if reading.done():
                 break
         messages = await reading
-        assert 1 <= time.monotonic() - began < drain_bound_s(settings)
+        assert time.monotonic() - began >= 1
     assert messages[0]["op"] == "drain"
     seqs = [message["data"]["seq"] for message in messages[1:]]
     assert seqs
@@ -132,17 +134,17 @@ async def test_drain_of_a_client_that_stays_ends_with_all_that_is_due_and_1012(
 
 async def test_drain_without_clients_ends_at_once(settings: Settings) -> None:
     """However long clients would be given."""
-    async with running_gateway(settings, gateway_drain_s=60) as gateway:
+    async with running_gateway(settings, gateway_drain_s=LONG_S) as gateway:
         gateway.stop()
-        began = time.monotonic()
-    assert time.monotonic() - began < 2
+        async with asyncio.timeout(PATIENCE_S):
+            await gateway.ended
 
 
 async def test_drain_does_not_wait_for_a_client_that_owes_its_key(settings: Settings) -> None:
     """Nothing is due to it."""
     keyed = Settings(**{**settings.model_dump(), "auth_api_keys": "k"})
     async with (
-        running_gateway(keyed, gateway_drain_s=60) as gateway,
+        running_gateway(keyed, gateway_drain_s=LONG_S) as gateway,
         subscriber(gateway) as client,
     ):
         gateway.stop()
@@ -152,14 +154,14 @@ async def test_drain_does_not_wait_for_a_client_that_owes_its_key(settings: Sett
 
 @pytest.fixture
 async def process(settings: Settings, tmp_path: Path) -> AsyncIterator[Process]:
-    """Give a gateway process that drains for a minute."""
+    """Give a gateway process that drains for long."""
     env = {
         "NATS_URLS": settings.nats_urls[0],
         "GATEWAY_PORT": str(free_port()),
-        "GATEWAY_DRAIN_S": "60",
+        "GATEWAY_DRAIN_S": str(LONG_S),
     }
     with Process([sys.executable, "-m", "workers.gateway"], tmp_path / "gateway.log", env) as child:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await answering(f"http://127.0.0.1:{env['GATEWAY_PORT']}/readyz")()
         yield child
 
@@ -184,7 +186,7 @@ async def test_second_signal_ends_the_process_at_once(
         assert process.returncode is None
         await asyncio.sleep(SAME_ORDER_S + 0.1)  # what comes at once would count as one
         process.send(second)
-        await eventually(lambda: process.returncode is not None, within_s=3)
+        await eventually(lambda: process.returncode is not None)
         await to_the_end(client)
         assert client.close_code == 1012
     assert process.returncode == 1
@@ -211,5 +213,6 @@ async def test_drain_cuts_off_a_client_that_reads_nothing(
         await eventually(full)
         gateway.stop()
         began = time.monotonic()
-        await gateway.ended
-        assert 1 < time.monotonic() - began < 0.2 + MARGIN_S + SHUTDOWN_S + 1
+        async with asyncio.timeout(PATIENCE_S):
+            await gateway.ended
+        assert time.monotonic() - began > 1

@@ -33,6 +33,8 @@ from tests.gateways import tick as plain_tick
 from tests.servers import port_open
 from tests.servers_s3 import LocalBucket, store_settings
 
+pytestmark = pytest.mark.long
+
 TICKER = {"products": [PRODUCT], "feeds": ["ticker"]}
 OTHER = "market.ticks.0.coinbase.ETH-USD"
 NOW_US = time.time_ns() // 1000

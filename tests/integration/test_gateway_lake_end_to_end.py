@@ -62,7 +62,7 @@ async def test_subscriber_who_was_away_for_longer_than_the_log_goes_on(tmp_path:
             found = await chains(running)
             return all(len(found[feed]) > ENOUGH for feed in FEEDS)
 
-        await eventually(enough, within_s=60)
+        await eventually(enough)
         known = await chains(running)
         archived = (await running.archived(handle)).position or 0
         await running.log._js.purge_stream(STREAMS.ticks, seq=archived - 2)

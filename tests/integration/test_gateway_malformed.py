@@ -20,6 +20,7 @@ from tests.gateways import (
     tick,
 )
 from tests.malformed import BAD
+from tests.servers import PATIENCE_S
 
 AMBIGUOUS = "market.ticks.0.elsewhere.BTC-USD"
 
@@ -153,7 +154,7 @@ async def test_slow_client_that_asked_for_it_is_closed_with_4001(
             if await gateway.metric("md_gateway_clients") == 0:
                 break
         slow.transport.resume_reading()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             with suppress(ConnectionClosed):
                 async for _ in slow:
                     pass

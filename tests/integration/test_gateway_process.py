@@ -15,7 +15,7 @@ from client.subscriber import Subscriber
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from tests.gateways import PRODUCT, SUBJECT, tick
-from tests.servers import Process, eventually, free_port
+from tests.servers import PATIENCE_S, Process, eventually, free_port
 
 COMMAND = [sys.executable, "-m", "workers.gateway"]
 
@@ -41,7 +41,7 @@ async def ready(process: Process) -> None:
     """Wait until the process serves."""
 
     async def check() -> bool:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
             try:
                 answer = await client.get(f"http://{address(process)}/readyz")
             except httpx.TransportError:
@@ -55,7 +55,7 @@ async def test_process_told_to_stop_closes_clients_with_1012_and_exits_0(
     log: JetStreamLog, process: Process
 ) -> None:
     """Also a client that reads nothing does not hold it up."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         with process:
             await ready(process)
             async with (
@@ -109,7 +109,7 @@ async def test_subscriber_over_a_restart_of_the_gateway_goes_on_where_it_was(
             if update.link.seq == 3:
                 return
 
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(PATIENCE_S):
         reading = asyncio.create_task(read())
         with process:
             await eventually(lambda: seen == [("snapshot", 0)])

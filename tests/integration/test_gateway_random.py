@@ -15,7 +15,7 @@ from models.canonical import FEEDS, Feed
 from models.settings import Settings
 from streaming.broker.jetstream import JetStreamLog
 from tests.gateways import RunningGateway, running_gateway, snapshot, status, tick
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 from tests.views import CanonicalLog, Connection, Key
 
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -178,7 +178,7 @@ async def test_whatever_clients_do_their_views_are_what_the_log_has(
     choice = random.Random(seed)
     writer = Writer(log, choice)
     limits: dict[str, Any] = {"gateway_ring_bytes": 500_000, "ws_max_client_bytes": 64 * 1024}
-    async with asyncio.timeout(60), running_gateway(settings, **limits) as gateway:
+    async with asyncio.timeout(PATIENCE_S), running_gateway(settings, **limits) as gateway:
         actors = [Actor(gateway, writer.canonical, choice) for _ in range(CLIENTS)]
         try:
             for step in range(STEPS):

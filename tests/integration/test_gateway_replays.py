@@ -36,7 +36,7 @@ from tests.gateways import (
     tick,
 )
 from tests.ingesting import NOW, ingest, match
-from tests.servers import NatsServer, eventually, port_open
+from tests.servers import PATIENCE_S, NatsServer, eventually, port_open
 from venues.coinbase.mapper import decode
 
 MONDAY, TUESDAY = "replay-monday", "replay-tuesday"
@@ -83,7 +83,7 @@ async def ask(client: ClientConnection, **request: Any) -> Any:
 async def verified(client: ClientConnection, last: int) -> tuple[list[str], int]:
     """Read a chain up to a number; return the ops and how many links were verified."""
     verifier, ops, seq = ChainVerifier(), [], -1
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while seq < last:
             message = json.loads(await client.recv())
             link = decode_link(msgspec.json.encode(message["data"]))
@@ -346,7 +346,7 @@ async def test_replay_that_is_deleted_closes_its_subscribers_and_nobody_else(
         await receive(live, 2)
         await receive(client, 2)
         await delete(log, MONDAY)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await client.wait_closed()
         assert client.close_code == replays.GONE
         assert MONDAY in (client.close_reason or "")
@@ -371,7 +371,7 @@ async def test_replay_that_is_made_anew_under_its_subscribers_is_not_mixed_with_
         await delete(log, MONDAY)
         await make(log, settings, MONDAY)
         await log.publish(subject(), tick(2))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await client.wait_closed()
         assert (client.close_code, client.close_reason) == (
             1013,
@@ -408,10 +408,10 @@ async def test_broken_replay_ends_alone(
         for client in (live, broken, whole):
             await receive(client, 2)
         await log.publish(subject(MONDAY), POISON)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await broken.wait_closed()
         assert broken.close_code == 1011
-        async with subscriber(gateway, **MONDAYS) as again, asyncio.timeout(20):
+        async with subscriber(gateway, **MONDAYS) as again, asyncio.timeout(PATIENCE_S):
             await again.wait_closed()
             assert again.close_code == 1011
         await log.publish(SUBJECT, tick(1))
@@ -427,7 +427,7 @@ async def test_replay_that_has_not_begun_is_to_be_asked_for_again(
     """Nobody could tell what state it begins from; 1013 brings clients back."""
     await make(log, settings, MONDAY)
     async with running_gateway(settings) as gateway:
-        async with subscriber(gateway, **MONDAYS) as early, asyncio.timeout(20):
+        async with subscriber(gateway, **MONDAYS) as early, asyncio.timeout(PATIENCE_S):
             await early.wait_closed()
             assert (early.close_code, early.close_reason) == (
                 1013,
@@ -466,7 +466,7 @@ async def test_drain_reaches_subscribers_of_replays(log: JetStreamLog, settings:
         assert (await receive(client, 1))[0]["op"] == "drain"
         await log.publish(subject(), tick(2))
         assert numbers(await receive(client, 1)) == [("incr", 2)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await client.wait_closed()
         assert client.close_code == 1012
     await eventually(lambda: left(log, MONDAY))
@@ -523,7 +523,7 @@ async def test_watch_shows_a_replay(log: JetStreamLog, settings: Settings) -> No
             sys.executable, "-c", MAIN, *what, MONDAY, stdout=PIPE, stderr=PIPE
         )
         assert watching.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             line = await watching.stdout.readline()
             watching.terminate()
             rest, said = await watching.communicate()
@@ -545,7 +545,7 @@ async def test_replay_that_takes_long_to_read_is_to_be_asked_for_again(
     # Half of a record: the end of the log that is waited for, and never comes.
     await log.publish(subject(), b"half", headers={"LF-Part": "dead-1/1/2"})
     async with running_gateway(settings) as gateway:
-        async with subscriber(gateway, **MONDAYS) as early, asyncio.timeout(10):
+        async with subscriber(gateway, **MONDAYS) as early, asyncio.timeout(PATIENCE_S):
             await early.wait_closed()
         assert early.close_code == 1013
 
@@ -596,7 +596,7 @@ async def test_replay_without_a_log_is_to_be_asked_for_again(
     await make(log, settings, MONDAY)
     await log.publish(subject(), tick(1))
     async with running_gateway(settings) as gateway:
-        async with subscriber(gateway) as client, asyncio.timeout(10):
+        async with subscriber(gateway) as client, asyncio.timeout(PATIENCE_S):
             nats_server.kill()
             await client.send(json.dumps({"op": "subscribe", **MONDAYS}))
             await client.wait_closed()

@@ -25,7 +25,7 @@ from tests.gateways import (
     tick,
     why,
 )
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 
 TICKER = {"products": [PRODUCT], "feeds": ["ticker"]}
 NO_RING: dict[str, Any] = {"gateway_ring_bytes": 0}
@@ -278,7 +278,7 @@ async def test_resume_while_the_log_grows_misses_and_doubles_nothing(
             written += 2
 
     async def watch(gateway: RunningGateway, number: int) -> str | None:
-        await eventually(lambda: written > 1000 + 80 * number, within_s=40)
+        await eventually(lambda: written > 1000 + 80 * number)
         start = 1 + (number * 977) % (1000 + 80 * number)
         async with subscriber(gateway, **TICKER, from_seq={PRODUCT: start}) as client:
             _, answer = await receive(client, 2)
@@ -288,7 +288,7 @@ async def test_resume_while_the_log_grows_misses_and_doubles_nothing(
             return why(answer)
 
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(PATIENCE_S),
         running_gateway(settings, gateway_ring_bytes=ring) as gateway,
         asyncio.TaskGroup() as tasks,
     ):
@@ -323,7 +323,7 @@ async def test_500_clients_resume_at_once(
     await publish(log, range(1, 1001), each=5)
     monkeypatch.setattr(JetStreamLog, "fetch", counted)
     async with (
-        asyncio.timeout(90),
+        asyncio.timeout(PATIENCE_S),
         running_gateway(settings, gateway_ring_bytes=ring) as gateway,
         asyncio.TaskGroup() as tasks,
     ):
@@ -358,7 +358,7 @@ async def test_slow_reader_during_a_backfill_is_waited_for_within_its_bound(
         slow.transport.resume_reading()
         seen = {"ticker": 1, "trades": 0}
         while seen != {"ticker": last + 50, "trades": 50}:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 message = json.loads(await slow.recv())
             feed = message["data"]["feed"]
             assert (message["op"], message["data"]["prev_seq"]) == ("incr", seen[feed])
@@ -473,5 +473,5 @@ async def test_gateway_whose_log_is_made_anew_ends_to_start_again(
             assert why(await resume(gateway, 2)) == "ring"
             await log._js.delete_stream(settings.streams.ticks)
             await log.ensure_streams(settings)
-            await asyncio.wait([gateway.ended], timeout=20)
+            await asyncio.wait([gateway.ended], timeout=PATIENCE_S)
             assert gateway.ended.done()

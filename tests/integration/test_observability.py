@@ -24,7 +24,9 @@ from tests.observing import (
     needs_prometheus,
     runbook_commands,
 )
-from tests.servers import Process, eventually, free_port, free_ports, port_open
+from tests.servers import PATIENCE_S, Process, eventually, free_port, free_ports, port_open
+
+pytestmark = pytest.mark.long
 
 PRODUCTS = "BTC-USD,ETH-USD"
 METRICS_PORTS = 12
@@ -82,7 +84,7 @@ async def system(root: Path) -> AsyncIterator[System]:
         metrics = {SERVICES.get(name, name): address for name, address in found}
         metrics["gateway"] = f"127.0.0.1:{ports['gateway']}"
         metrics["candidate"] = f"127.0.0.1:{(port := free_port())}"
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
             running = System(metrics, ports, http)
             env = running.environment | {"METRICS_PORT": str(port)}
             candidate = [sys.executable, "-m", "workers.candidate"]
@@ -105,7 +107,7 @@ async def with_history(running: System) -> None:
             and all(sample.value for sample in archive["md_archive_rows"].samples)
         )
 
-    await eventually(counted, within_s=60)
+    await eventually(counted)
 
 
 def names_of(families: dict[str, Metric]) -> set[str]:
@@ -171,7 +173,7 @@ async def check_queries(running: System, api: str) -> None:
         two = await ask("query", query="min(count_over_time(up[1m])) > 2")
         return all(target["health"] == "up" for target in targets) and bool(two["result"])
 
-    await eventually(scraped, within_s=30)
+    await eventually(scraped)
     asked = {query: (await ask("query", query=query))["result"] for query in expressions()}
     silent = {query for query, result in asked.items() if not result}
     # A condition has no answer while all is well; all else is counted, but for who was refused.

@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from models.recovery import STRETCH_RESYNC, ResyncReport, StretchReport
 from models.settings import load_settings
 from models.subjects import ticks_subject
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 from tests.stack import (
     Stack,
     assert_book_equals,
@@ -25,6 +25,8 @@ from tests.stack import (
 )
 from workflows import attributes
 from workflows.connect import connect
+
+pytestmark = pytest.mark.long
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 PRODUCT = PRODUCTS[0]
@@ -66,7 +68,7 @@ async def feeds(stack: Stack) -> dict[tuple[str, str], str]:
     }
 
 
-async def all_are(stack: Stack, state: str, *names: str, within_s: float = 30) -> None:
+async def all_are(stack: Stack, state: str, *names: str, within_s: float = PATIENCE_S) -> None:
     """Wait until every feed of PRODUCT that is named (all feeds of all products if none is) is."""
 
     async def check() -> bool:
@@ -116,7 +118,6 @@ async def test_process_killed_while_gates_are_closed(tmp_path: Path, victim: str
     async with site(tmp_path) as (stack, _):
         await close_gates(stack)
         stack.processes[victim].kill()
-        await asyncio.sleep(0.2)
         stack.processes[victim].start()
         await whole(stack)
 
@@ -187,7 +188,7 @@ async def test_lost_stretch_of_a_connection_is_one_parent_with_a_child_for_each_
             await asyncio.sleep(0.1)
             return bool(await stretches(client))
 
-        await eventually(parent, within_s=30)
+        await eventually(parent)
         ((report, children),) = await stretches(client)
         assert (report.outcome, report.count.failed, report.count.aborted) == ("closed", 0, 0)
         assert {child.product for child in children} == set(PRODUCTS)

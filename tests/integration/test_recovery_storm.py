@@ -1,4 +1,4 @@
-"""A hundred gaps, repaired by workflows while the market goes on, and nothing lost.
+"""Forty gaps, repaired by workflows while the market goes on, and nothing lost.
 
 `make storm` has a thousand of them.
 """
@@ -27,8 +27,9 @@ from tests.stack import (
     settled,
 )
 
-PRODUCTS = [f"C{number:02}-USD" for number in range(20)]
-ROUNDS = 25 if os.environ.get("STORM") == "whole" else 3
+WHOLE = os.environ.get("STORM") == "whole"
+PRODUCTS = [f"C{number:02}-USD" for number in range(20 if WHOLE else 10)]
+ROUNDS = 25 if WHOLE else 2
 """Each round opens one gap of the trades and one of the book on every product."""
 
 TRADES = {"kind": "drop", "channel": "matches"}
@@ -39,6 +40,14 @@ async def gaps(stack: Stack) -> list[dict[str, object]]:
     """Return the gateway's ledger."""
     listed: list[dict[str, object]] = await stack.gateway("/v1/resyncs")
     return listed
+
+
+async def all_live(stack: Stack) -> bool:
+    """Tell whether every product has every feed, live."""
+    feeds = [feed for one in await stack.gateway("/v1/products") for feed in one["feeds"]]
+    return len(feeds) == 3 * len(PRODUCTS) and all(
+        feed["seq"] and feed["status"] == "live" for feed in feeds
+    )
 
 
 async def one_round(stack: Stack, number: int) -> None:
@@ -54,17 +63,17 @@ async def one_round(stack: Stack, number: int) -> None:
         ledger = await gaps(stack)
         return len(ledger) >= expected and all(gap["closed_us"] for gap in ledger)
 
-    await eventually(closed, within_s=120)
+    await eventually(closed)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_a_hundred_gaps_are_repaired_once_each_and_nothing_is_lost(tmp_path: Path) -> None:
+async def test_gaps_are_repaired_once_each_and_nothing_is_lost(tmp_path: Path) -> None:
     """One completed workflow per gap; trades complete; books equal to the exchange's."""
     channels = ("ticker", "heartbeat", "level2", "matches")
-    options = ("--rate", "2600", "--trade-share", "0.3")
+    options = ("--rate", "2600" if WHOLE else "1300", "--trade-share", "0.3")
     async with running(tmp_path, PRODUCTS, channels, options, recovery=True) as stack:
-        await asyncio.sleep(2)
+        await eventually(lambda: all_live(stack))
         for number in range(ROUNDS):
             await one_round(stack, number)
         await settled(stack)
@@ -113,5 +122,5 @@ async def workflows(stack: Stack) -> dict[str, tuple[int, WorkflowExecutionStatu
             ends[execution.id] = execution.status
         return WorkflowExecutionStatus.RUNNING not in ends.values()
 
-    await eventually(all_ended, within_s=60)
+    await eventually(all_ended)
     return {name: (runs[name], ends[name]) for name in runs}

@@ -5,12 +5,16 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from models.replaying import REPLAY, REPLAY_QUEUE, ReplayReport
 from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
 from tests.archiving import Site
 from tests.past import ReplayProcess, Told, in_lake, in_namespace, replaying
 from tests.servers import Process, eventually, port_open
+
+pytestmark = pytest.mark.long
 
 STREAM = Streams.of_replay("replay-killed").raw
 SPEED = 800
@@ -76,7 +80,7 @@ async def _moved_on(where: Site, position: int) -> int:
         found = await _end(where.log)
         return found > position
 
-    await eventually(grown, within_s=60)
+    await eventually(grown)
     return found
 
 

@@ -21,6 +21,8 @@ from tests.commands import run
 from tests.past import BEGIN, ReplayProcess, Told, replaying
 from tests.servers import eventually
 
+pytestmark = pytest.mark.long
+
 RUNBOOK = Path(__file__).parents[2] / "docs" / "runbooks" / "replay.md"
 _MINUTE_US = 60_000_000
 

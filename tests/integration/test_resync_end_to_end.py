@@ -14,7 +14,7 @@ from models.recovery import GAP_RESYNC, RESYNC_QUEUE, ResyncReport
 from models.settings import load_settings
 from models.subjects import ticks_subject
 from tests.chains import assert_linked, messages, statuses, ticks
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 from tests.stack import Stack, canonical, running
 from workflows import attributes
 from workflows.connect import connect
@@ -40,7 +40,7 @@ async def recovered(client: Client, feed: str, count: int = 1) -> list[ResyncRep
         found[:] = [execution async for execution in client.list_workflows(query)]
         return len(found) >= count
 
-    await eventually(enough, within_s=40)
+    await eventually(enough)
     return [
         await execution.memo_value(attributes.REPORT_MEMO, type_hint=ResyncReport)
         for execution in found
@@ -87,7 +87,7 @@ async def by_hand(client: Client) -> ResyncReport:
     handle = await client.start_workflow(
         GAP_RESYNC, gap, id="by-hand", task_queue=RESYNC_QUEUE, result_type=ResyncReport
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         report: ResyncReport = await handle.result()
     shown = (await handle.describe()).typed_search_attributes
     keys = (attributes.VENUE, attributes.PRODUCT, attributes.FEED, attributes.OUTCOME)

@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 from models.recovery import ResyncReport
 from models.resync import ResyncRequest
 from tests.recovery import Bench, WorkerProcess, bench
-from tests.servers import eventually, port_open
+from tests.servers import PATIENCE_S, eventually, port_open
 from venues.simulator.fault_spec import FaultSpec, Kind
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -30,7 +30,7 @@ class Site:
     bench: Bench
     worker: WorkerProcess
 
-    async def ended(self, request: ResyncRequest, within_s: float = 30) -> ResyncReport:
+    async def ended(self, request: ResyncRequest, within_s: float = PATIENCE_S) -> ResyncReport:
         """Wait for the workflow of a request, however it came to be started."""
         handle = self.bench.client.get_workflow_handle(request.resync_id, result_type=ResyncReport)
 
@@ -217,7 +217,7 @@ async def test_metrics_count_outcomes_and_time(site: Site) -> None:
     request = await site.bench.lose_prints(1)
     await site.bench.normalizer.ask(request)
     await site.ended(request)
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         text = (await http.get(f"http://127.0.0.1:{site.worker.metrics_port}/metrics")).text
     assert f'md_resync_total{{outcome="closed",product="{site.bench.product}"}} 1.0' in text
     assert 'md_resync_seconds_bucket{le="+Inf"}' in text

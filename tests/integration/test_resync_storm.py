@@ -46,7 +46,7 @@ async def test_storm_recovers_within_the_venues_own_limit(tmp_path: Path) -> Non
                 await asyncio.sleep(0.2)
                 return (await site.client.count_workflows(query)).count == len(PRODUCTS)
 
-            await eventually(all_closed, within_s=60)
+            await eventually(all_closed)
             found = [
                 await execution.memo_value(attributes.REPORT_MEMO, type_hint=ResyncReport)
                 async for execution in site.client.list_workflows(query)

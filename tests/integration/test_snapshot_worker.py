@@ -19,7 +19,7 @@ from storage.latest_nats import NatsLatestStore
 from storage.latest_store import latest_store
 from streaming.broker.jetstream import JetStreamLog
 from tests.gateways import PRODUCT, SUBJECT, publish_checkpoint, snapshot, status, tick
-from tests.servers import NatsServer, Process, eventually, free_port, port_open
+from tests.servers import PATIENCE_S, NatsServer, Process, eventually, free_port, port_open
 from tests.servers_s3 import MotoServer, store_settings
 from workers.snapshotter import Snapshotter
 
@@ -299,7 +299,7 @@ async def test_worker_without_its_store_ends_with_a_sentence(nats_server: NatsSe
         [sys.executable, "-m", "workers.snapshot"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={**os.environ, **env},
         check=False,
     )

@@ -29,7 +29,9 @@ from streaming.broker.inspection import Inspector
 from tests.commands import run
 from tests.embedded import command, pids, told
 from tests.gateways import running_gateway
-from tests.servers import Process, eventually, free_port, free_ports
+from tests.servers import PATIENCE_S, Process, eventually, free_port, free_ports
+
+pytestmark = pytest.mark.long
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -51,7 +53,11 @@ class System:
         return await look(self.settings.model_copy(update=overrides), within_s=WITHIN_S)
 
     async def seen(
-        self, right: Callable[[Situation], object], *, within_s: float = 30.0, **overrides: Any
+        self,
+        right: Callable[[Situation], object],
+        *,
+        within_s: float = PATIENCE_S,
+        **overrides: Any,
     ) -> Situation:
         """Look until it is right."""
         seen: list[Situation] = []
@@ -74,7 +80,7 @@ class System:
 
     async def fault(self, **fault: object) -> None:
         """Have the simulated venue do something wrong."""
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
             (await http.post(f"{self.sim}/sim/faults", json=fault)).raise_for_status()
 
 
@@ -101,12 +107,12 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
     settings = load_settings(**{name.lower(): value for name, value in env.items()})
     up = Process(command(ports, *more), root / "up.log", measured=False)
     with up:
-        text = await told(up, "Ctrl-C stops everything", within_s=90)
+        text = await told(up, "Ctrl-C stops everything")
         running = System(env, settings, pids(text), env["COINBASE_REST_URL"])
         await running.seen(lambda seen: seen.is_live and seen.feeds and len(seen.feeds.rows) == 6)
         yield running
         family = psutil.Process(up.pid).children(recursive=True)
-        up.stop(within_s=30)
+        up.stop()
         assert not [one for one in family if one.is_running()]
 
 
@@ -126,7 +132,7 @@ def page_of(seen: Situation) -> str:
 
 async def test_whole_system_has_nothing_wrong(system: System) -> None:
     """The doctor finds no more than warnings, and ends with 0."""
-    status, out, err = await run("ledgerflux doctor --within 12 --json", **system.env)
+    status, out, err = await run("ledgerflux doctor --within 40 --json", **system.env)
     found = [json.loads(line) for line in out.splitlines()]
     assert status == 0, out + err
     assert {"gateway", "schedules", "task queue resync"} <= {
@@ -138,7 +144,7 @@ async def test_whole_system_has_nothing_wrong(system: System) -> None:
 
 async def test_status_shows_everything_and_ends_with_0(system: System) -> None:
     """Feeds with pace and age, streams with bounds and readers, workers, archive, gateway."""
-    status, out, err = await run("ledgerflux status --within 12 --json", **system.env)
+    status, out, err = await run("ledgerflux status --within 40 --json", **system.env)
     assert status == 0, out + err
     seen = json.loads(out)
     assert seen["unreached"] == []
@@ -266,7 +272,7 @@ async def test_nothing_reached_ends_with_1() -> None:
 
 async def test_watch_looks_again_until_it_is_told_to_stop(system: System, tmp_path: Path) -> None:
     """A JSON line for each look; SIGINT ends it with the status of the last one."""
-    arguments = ["status", "--watch", "--every", "0.5", "--within", "12", "--json"]
+    arguments = ["status", "--watch", "--every", "0.5", "--within", "40", "--json"]
     watching = Process(
         [sys.executable, "-m", "cli.main", *arguments], tmp_path / "watch.log", system.env
     )

@@ -22,7 +22,7 @@ from tests.commands import run
 from tests.gateways import PRODUCT, receive, running_gateway, subscriber
 from tests.ingesting import match
 from tests.recovery import TemporalServer, WorkerProcess, bench
-from tests.servers import eventually, free_port, port_open
+from tests.servers import PATIENCE_S, eventually, free_port, port_open
 from venues.coinbase.mapper import decode
 from workflows.connect import connect_patiently
 
@@ -57,7 +57,7 @@ async def told(collector: Collector, name: str, count: int) -> list[SpanTold]:
 async def stored_headers(log: JetStreamLog, stream: str, count: int) -> list[str | None]:
     """Return the trace header of the first messages of a stream."""
     found: list[str | None] = []
-    async with asyncio.timeout(20), aclosing(log.read(stream, "market.>")) as messages:
+    async with asyncio.timeout(PATIENCE_S), aclosing(log.read(stream, "market.>")) as messages:
         async for message in messages:
             found.append(message.headers.get(TRACEPARENT))
             if len(found) == count:
@@ -186,7 +186,7 @@ async def test_without_a_collector_nothing_is_traced(log: JetStreamLog, settings
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         out, _ = await process.communicate()
     assert out.decode().strip() == "[]"
 
@@ -204,7 +204,7 @@ async def test_a_collector_that_is_away_costs_nothing_but_the_traces(
                 sink.frame(NOW_US + number, "a-1", match(number))
                 await sink.flush()
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < FLUSH_S + 1
+    assert time.monotonic() - began_s < 10 * FLUSH_S  # its exporter alone would try for a minute
     assert await log.end(STREAMS.raw) == 100
 
 

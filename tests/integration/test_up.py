@@ -14,7 +14,9 @@ import pytest
 from client.subscriber import Subscriber
 from streaming.broker.server import MissingBinaryError, find_binary
 from tests.embedded import PORTS, command, metrics_base, pids, told, whole
-from tests.servers import Process, eventually, free_port
+from tests.servers import PATIENCE_S, Process, eventually, free_port
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ async def test_up_serves_restarts_what_dies_and_leaves_nothing_behind(
     family = psutil.Process(stack.pid).children(recursive=True)
     assert len(family) >= 8
     os.kill(stack.pid, signal.SIGINT)
-    await eventually(lambda: stack.returncode is not None, within_s=40)
+    await eventually(lambda: stack.returncode is not None)
     assert stack.returncode == 0
     assert [process for process in family if process.is_running()] == []
     for name in ("ingestor", "normalizer-0", "temporal-worker", "archive"):
@@ -70,7 +72,7 @@ async def test_up_killed_takes_its_children_along(ports: dict[str, int], tmp_pat
         family = psutil.Process(stack.pid).children(recursive=True)
         stack.kill()
         # With all servers gone at once the workers for Temporal take 20 s to give up.
-        await eventually(lambda: not any(process.is_running() for process in family), within_s=60)
+        await eventually(lambda: not any(process.is_running() for process in family))
 
 
 def run(arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +81,7 @@ def run(arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
         arguments,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={**os.environ, **env},
         check=False,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import NatsServer, Process, eventually, free_port, port_open
+from tests.servers import PATIENCE_S, NatsServer, Process, eventually, free_port, port_open
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_worker_with_a_bad_setting_names_it(worker: str, env: dict[str, str], wo
         [sys.executable, "-m", f"workers.{worker}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={**os.environ, **env},
         check=False,
     )
@@ -76,7 +76,9 @@ async def test_worker_that_waits_for_temporal_is_healthy_and_tells_its_metrics(
         for port in ports.values():
             await port_open(port)
             address = f"http://127.0.0.1:{port}"
-            async with httpx.AsyncClient(base_url=address, trust_env=False) as http:
+            async with httpx.AsyncClient(
+                base_url=address, trust_env=False, timeout=PATIENCE_S
+            ) as http:
                 assert (await http.get("/healthz")).status_code == httpx.codes.OK
                 assert "# HELP md_" in (await http.get("/metrics")).text
         assert [worker.stop() for worker in workers] == [0, 0]

@@ -7,6 +7,8 @@ import pty
 import sys
 from typing import Any
 
+from tests.servers import PATIENCE_S
+
 PROGRAM = """
 import logging, structlog
 from opentelemetry.sdk.trace import TracerProvider
@@ -33,7 +35,7 @@ async def said(stderr: int) -> bytes:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, stderr=stderr, stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
     assert process.returncode == 0
     assert out == b""
@@ -111,7 +113,7 @@ async def test_output_of_a_command_is_what_was_asked_for_and_nothing_else() -> N
     command = [sys.executable, "-c", COMMAND, "chatter"]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
     assert (process.returncode, out) == (0, b"{}\n")
     assert [json.loads(line)["event"] for line in err.splitlines()] == [

@@ -14,6 +14,8 @@ from storage.manifest import Entry
 from storage.rows import Message
 from tests.archiving import STREAMS, Site, publish, site, trade
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Site]:

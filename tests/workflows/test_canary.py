@@ -19,6 +19,8 @@ from tests.judged_past import BEGIN, PRODUCTS, RAW, Broken, Story
 from venues.coinbase.mapper import VENUE
 from workflows import attributes
 
+pytestmark = pytest.mark.long
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _HOUR_US = 3_600_000_000

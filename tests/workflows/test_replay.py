@@ -38,6 +38,8 @@ from workers.replay import replay_worker
 from workers.venue import VENUES
 from workflows import attributes
 
+pytestmark = pytest.mark.long
+
 SECOND_US = 1_000_000
 SECOND_HOUR = Hour(BEGIN.number + 1).start_us
 
@@ -91,7 +93,7 @@ async def until_state(handle: Handle, state: str) -> ReplayProgress:
     async def there() -> bool:
         return (await progress(handle)).state == state
 
-    await eventually(there, within_s=30)
+    await eventually(there)
     return await progress(handle)
 
 

@@ -23,7 +23,7 @@ from models.recovery import (
 )
 from models.resync import ResyncRequest
 from tests.recovery import Bench, bench
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 from venues.simulator.fault_spec import FaultSpec
 from workflows import attributes
 from workflows.starting import of_request, start_resync
@@ -91,7 +91,7 @@ class Stretch:
     async def ended(self) -> StretchReport:
         """Wait for the parent's end."""
         await eventually(self._exists)
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.parent.result()
 
     async def _exists(self) -> bool:

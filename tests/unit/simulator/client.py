@@ -11,6 +11,7 @@ import httpx
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.servers import PATIENCE_S
 from venues.simulator.config import Limits, SimConfig
 from venues.simulator.server import Simulator
 
@@ -80,12 +81,12 @@ class Feed:
         """Subscribe, without waiting for an answer."""
         await self.send(type="subscribe", product_ids=products, channels=channels)
 
-    async def raw(self, within_s: float = 5.0) -> str:
+    async def raw(self, within_s: float = PATIENCE_S) -> str:
         """Return the next frame."""
         async with asyncio.timeout(within_s):
             return str(await self.socket.recv())
 
-    async def next(self, within_s: float = 5.0) -> Message:
+    async def next(self, within_s: float = PATIENCE_S) -> Message:
         """Return the next message."""
         message: Message = msgspec.json.decode(await self.raw(within_s))
         return message
@@ -135,7 +136,9 @@ async def listening(
 def rest_client(simulator: Simulator) -> httpx.AsyncClient:
     """Return a client of REST and control, made cheaply: no certificates are loaded."""
     plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx.AsyncClient(base_url=simulator.rest_url, trust_env=False, verify=plain)
+    return httpx.AsyncClient(
+        base_url=simulator.rest_url, trust_env=False, verify=plain, timeout=PATIENCE_S
+    )
 
 
 def of_type(messages: list[Message], *kinds: str) -> list[Message]:
