@@ -7,12 +7,10 @@ listed before anything else is done, and a range is never stored twice.
 
 import asyncio
 import time
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import msgspec
 import structlog
 from temporalio import activity
 
@@ -26,6 +24,7 @@ from models.archiving import (
     LaneName,
 )
 from models.checkpoint import decode_checkpoint
+from models.decoding import UNREADABLE
 from models.subjects import Streams, product_of, token
 from storage.errors import ConflictError, DamagedError, UnavailableError
 from storage.lake import Lake
@@ -331,7 +330,7 @@ def _is_state(saved: LogMessage, upto: int) -> bool:
     try:
         checkpoint = decode_checkpoint(saved.payload, saved.headers)
         return checkpoint.raw_seq <= upto and stands_alone(checkpoint)
-    except (msgspec.DecodeError, zlib.error) as error:
+    except UNREADABLE as error:
         # The normalizer does not believe it either.
         _log.warning(
             "leaving out an unreadable checkpoint", subject=saved.subject, error=str(error)

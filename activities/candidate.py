@@ -15,7 +15,6 @@ from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
 
-import msgspec
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -33,6 +32,7 @@ from models.canary import (
     SliceResult,
 )
 from models.checkpoint import Checkpoint
+from models.decoding import UNREADABLE
 from models.events import Decode
 from storage.differences import encode_differences
 from storage.errors import ObjectMissingError
@@ -159,7 +159,7 @@ class CandidateActivities:
         if state is not None:
             try:
                 core.restore([bytes(line) for line in state.messages], bytes(state.cursors))
-            except (msgspec.DecodeError, ValueError) as error:
+            except (*UNREADABLE, ValueError) as error:
                 raise ApplicationError(
                     f"the candidate cannot read the archived checkpoint of {bounds.product} at raw "
                     f"position {bounds.after}: {error}; it could not go on where the running "

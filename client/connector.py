@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from client.backoff import delays, spread
 from client.errors import GatewayRefusedError, GatewayUnavailableError
+from models.decoding import UNREADABLE
 
 MAX_MESSAGE_BYTES = 64 * 1024**2
 """A deep book is several MB; websockets' own cap of 1 MiB would lose it."""
@@ -136,7 +137,7 @@ def _sentence(refused: InvalidStatus) -> str:
     """Return what the gateway says about a refused handshake."""
     try:
         answer = msgspec.json.decode(refused.response.body or b"", type=dict[str, object])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return str(refused)
     return str(answer.get("msg") or answer.get("reason") or refused)
 

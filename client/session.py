@@ -16,6 +16,7 @@ from client.errors import GatewayRefusedError
 from client.subscription import Position, Request, Subscription, from_position, to_position
 from client.update import Update
 from models.canonical import Feed
+from models.decoding import UNREADABLE
 
 OnBroken = Literal["resync", "raise"]
 
@@ -143,7 +144,7 @@ class Session:
             if envelope.data:
                 return self._take(envelope)
             self._note(_decode_notice(message))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise GatewayRefusedError(
                 "not_understood", f"what answers is no LedgerFlux gateway ({error})"
             ) from error

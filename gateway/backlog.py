@@ -8,11 +8,10 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
-import msgspec
-
 from gateway.product import Batch, Product, read_batch
 from gateway.protocol import Source
 from models.canonical import Head
+from models.decoding import UNREADABLE
 from models.subjects import Streams, ticks_subject
 from streaming.broker.log import Log, LogMessage
 from streaming.core.resume import UnrecoverableError, links_to
@@ -213,5 +212,5 @@ def _batch(message: LogMessage) -> Batch | None:
     """Return the frames of a message; none if it is not canonical, as for those who are live."""
     try:
         return read_batch(message)[0]
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None

@@ -30,6 +30,7 @@ from gateway.protocol import ALL_PRODUCTS, ClientError, Subscribe, Unsubscribe
 from gateway.ring import Ring
 from gateway.sink import Sink
 from models.canonical import Feed, Status
+from models.decoding import UNREADABLE
 from models.settings import Settings
 from streaming.broker.log import LogMessage
 
@@ -99,7 +100,7 @@ class Hub:
         product = self.products.of_subject(message.subject)
         try:
             batch, statuses = product.take(message)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self.metrics.invalid.labels(product.venue, "not_canonical").inc()
             _log.warning(
                 "left out a message that is not canonical",
@@ -126,7 +127,7 @@ class Hub:
         product = self.products.of_subject(message.subject)
         try:
             self.ring.append(product, product.recall(message))
-        except msgspec.DecodeError:
+        except UNREADABLE:
             self.metrics.invalid.labels(product.venue, "not_canonical").inc()
 
     def restore(self, venue: str, product: str, lines: Iterable[bytes]) -> None:

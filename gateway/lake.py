@@ -11,12 +11,12 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import msgspec
 import structlog
 
 from gateway.product import FEED_OF_BIT, Batch, Product, read_batch
 from gateway.protocol import Source
 from models.canonical import Feed
+from models.decoding import UNREADABLE
 from models.settings import Settings
 from models.subjects import ticks_subject
 from storage.errors import StorageError
@@ -127,7 +127,7 @@ class LakeRung:
                 if loop.time() < self._away_until_s:
                     raise UnrecoverableError("too_old")
                 yield
-        except (StorageError, NotALakeObjectError, TimeoutError, msgspec.DecodeError) as error:
+        except (StorageError, NotALakeObjectError, TimeoutError, *UNREADABLE) as error:
             self._lanes.pop(product.venue, None)
             self._away_until_s = loop.time() + AWAY_S
             reason = str(error) or f"no answer within {WITHIN_S} s"

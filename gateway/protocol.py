@@ -21,6 +21,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from models.canonical import FEEDS, Feed
+from models.decoding import UNREADABLE
 from models.subjects import NAMESPACE_PATTERN
 from streaming.core.resume import Unrecoverable
 
@@ -318,7 +319,7 @@ def parse_request(text: str) -> Request:
         )
     try:
         return _read(_decode(text))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ClientError(
             "bad_json", f"this is not JSON ({error}): send an object such as {_EXAMPLE}."
         ) from error

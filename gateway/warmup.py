@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
-import msgspec
 import structlog
 
 from gateway.hub import Hub
 from models.checkpoint import decode_checkpoint
+from models.decoding import UNREADABLE
 from models.subjects import Streams, product_of
 from storage.errors import StorageError
 from storage.latest import LatestRow, LatestStore, is_whole
@@ -100,7 +100,7 @@ async def _load(log: Log, hub: Hub, streams: Streams, subject: str, start: Start
         if checkpoint.ticks_seq <= start.applied.get(product, -1):
             return
         hub.restore(*product, [bytes(line) for line in checkpoint.messages])
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _log.warning("reading the log instead of a checkpoint", subject=subject, error=str(error))
         return
     start.applied[product] = checkpoint.ticks_seq
@@ -138,5 +138,5 @@ def _load_row(hub: Hub, row: LatestRow, start: Start) -> None:
         if row.position > start.applied.get(product, 0) and is_whole(row):
             hub.restore(*product, [line.encode() for line in row.lines])
             start.applied[product] = row.position
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _log.warning("reading the log instead of a row", row=row.key, error=str(error))

@@ -33,6 +33,9 @@ class Checkpoint(msgspec.Struct):
     v: int = 1
 
 
+_MAX_BYTES = 1024**3
+"""What a checkpoint may unpack to: a hundred times the deepest book that was seen."""
+
 _decode = msgspec.json.Decoder(Checkpoint).decode
 
 
@@ -48,8 +51,19 @@ def decode_checkpoint(payload: bytes, headers: Mapping[str, str]) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: it is none, however it is damaged.
     """
-    if headers.get(ENCODING_HEADER) == "zlib":
-        payload = zlib.decompress(payload)
-    return _decode(payload)
+    try:
+        if headers.get(ENCODING_HEADER) == "zlib":
+            payload = _unpacked(payload)
+        return _decode(payload)
+    except (zlib.error, UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from error
+
+
+def _unpacked(payload: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    unpacked = unpacking.decompress(payload, _MAX_BYTES)
+    if not unpacking.eof:
+        raise msgspec.DecodeError(f"is cut, or unpacks to more than {_MAX_BYTES:,} bytes")
+    return unpacked

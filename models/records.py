@@ -3,6 +3,8 @@
 Ingest writes them, the normalizer reads them; the lake keeps them.
 """
 
+import re
+
 import msgspec
 
 from models.canonical import Feed
@@ -65,6 +67,21 @@ class RawLine(msgspec.Struct):
     down: LineDown | None = None
     bad: BadFrame | None = None
     marker: ResyncMarker | None = None
+
+
+_head = re.compile(rb'\s*\{"ts_ingest":(\d{1,18}),"conn":"([^"\\]{0,200})","n":(\d{1,18}),').match
+
+
+def head_of(line: bytes) -> tuple[int, str, int]:
+    """Return `ts_ingest`, `conn` and `n` of a line of ours whose rest cannot be read, or nothing.
+
+    So the record counts all the same.
+    """
+    found = _head(line)
+    if found is None:
+        return 0, "", 0
+    ts_ingest, conn, n = found.groups()
+    return int(ts_ingest), conn.decode(errors="replace"), int(n)
 
 
 def frame_line(ts_ingest_us: int, conn: str, n: int, frame: bytes) -> bytes:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from models.decoding import UNREADABLE
 from storage.errors import ConflictError, ContendedError, DamagedError, ObjectMissingError
 from storage.layout import Hour, Lane, Piece, hour_of, range_of, venue_folder, version_of
 from storage.manifest import Entry, Hole, Manifest, decode_manifest, encode_manifest
@@ -319,7 +320,7 @@ def _decoded(data: bytes) -> Manifest | None:
     """Return a manifest, or none if it cannot be read."""
     try:
         return decode_manifest(data)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

@@ -26,6 +26,7 @@ from nats.js.errors import (
 )
 from nats.js.kv import KeyValue
 
+from models.decoding import UNREADABLE
 from models.nats_access import NATS_AWAY, NatsAwayError, WaryClient, connect_within, nats_options
 from models.settings import Settings
 from storage.errors import (
@@ -238,6 +239,6 @@ def _row(key: str, value: bytes) -> LatestRow:
     try:
         head = _decode_head(first)
         lines = unpack(data, compressed=head.compressed)
-    except (msgspec.DecodeError, zlib.error, UnicodeDecodeError) as error:
+    except (*UNREADABLE, zlib.error) as error:
         raise DamagedError(key, f"is no latest-state row: {error}") from error
     return LatestRow(venue, product, head.epoch, head.position, head.ts_us, lines)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.canonical import FEEDS
+from models.decoding import UNREADABLE
 from models.subjects import product_of
 from storage.scan import Block, Ints
 from storage.schema import Format
@@ -163,7 +164,7 @@ def _verbatim(form: Format, lines: list[bytes], rows: Ints) -> pa.Table:
 def _head(line: bytes) -> _Head:
     try:
         head = _decode_head(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return _Head()
     if head.ts_event is None:
         head.ts_event = head.since if head.ts_snapshot is None else head.ts_snapshot

@@ -10,12 +10,12 @@ c give again what the normalizer has said since.
 """
 
 import re
-import zlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 import msgspec
 
 from models.checkpoint import ENCODING_HEADER, Checkpoint, decode_checkpoint
+from models.decoding import UNREADABLE
 from models.subjects import META_PRODUCT, token
 from storage.errors import DamagedError, UnavailableError
 from storage.history import LaneRange, Past, PastError, lanes, text_of
@@ -184,7 +184,7 @@ async def _read(store: ObjectStore, key: str) -> Checkpoint:
     payload = await store.get(key)
     try:
         return decode_checkpoint(payload, headers)
-    except (msgspec.DecodeError, ValueError, zlib.error) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise DamagedError(f"s3://{store.bucket}/{key}", f"is no state: {error}") from error
 
 

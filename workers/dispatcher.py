@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+from models.decoding import UNREADABLE
 from models.resync import ResyncRequest
 from models.subjects import Streams
 from streaming.broker.jetstream import JetStreamLog
@@ -59,7 +60,7 @@ class Dispatcher:
     async def _handle(self, job: Job) -> None:
         try:
             request = _decode(job.payload)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             _log.error("dropping a request that nobody can read", error=str(error))
             await job.never()
             return

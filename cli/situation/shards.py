@@ -7,11 +7,11 @@ checkpoint only; so a reader that is there gets some time before it is said to s
 
 import asyncio
 from collections.abc import Iterable
-from zlib import error as ZlibError  # noqa: N812  # as errors are called here
 
 import msgspec
 
 from models.checkpoint import decode_checkpoint
+from models.decoding import UNREADABLE
 from models.settings import Settings
 from models.subjects import META_PRODUCT, product_of
 from streaming.broker.inspection import Inspector
@@ -95,7 +95,7 @@ def _saved(message: LogMessage | None) -> int:
         return 0
     try:
         return decode_checkpoint(message.payload, message.headers).raw_seq
-    except (msgspec.DecodeError, ZlibError):
+    except UNREADABLE:
         return 0
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from models.canonical import FEEDS
+from models.decoding import UNREADABLE
 
 Kind = Literal["changed", "missing", "extra"]
 
@@ -53,7 +54,7 @@ def head_of(line: bytes) -> Head:
     """Read what a line is about."""
     try:
         return _decode_head(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return Head()
 
 

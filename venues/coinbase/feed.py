@@ -14,10 +14,10 @@ from itertools import count
 from typing import Final
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from picows import WSInvalidStatusError
 
+from models.decoding import UNREADABLE
 from models.feed import FrameSink
 from venues.coinbase.auth import Credentials
 from venues.coinbase.backoff import Attempt, BackoffSettings, Outcome, ReconnectPlan
@@ -247,7 +247,7 @@ class _Connection:
         """Look for the venue's answer to the subscribe, and for its errors."""
         try:
             answer = self._config.dialect.answer(data)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return  # malformed frames are counted by those who read them
         if isinstance(answer, Complaint):
             _log.error("venue reports an error", conn=self.conn, error=answer.sentence)

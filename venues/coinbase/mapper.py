@@ -12,6 +12,7 @@ import msgspec
 
 from models import events
 from models.canonical import Feed, Level, Side
+from models.decoding import UNREADABLE
 from models.events import Event, Invalid
 from models.records import ResyncMarker
 from venues.coinbase import wire
@@ -51,7 +52,7 @@ def decode(payload: bytes, _product: str) -> list[Event]:
     """
     try:
         lines = _decode_lines(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return [_decode_alone(line) for line in payload.split(b"\n") if line]
     return [_to_event(line) for line in lines]
 
@@ -60,7 +61,7 @@ def _decode_alone(text: bytes) -> Event:
     """Decode one line of a payload that holds a bad one."""
     try:
         line = _decode_line(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return not_understood(text, str(error), FEED_OF_TYPE, "type")
     return _to_event(line)
 
@@ -189,7 +190,7 @@ def _to_marker(now: int, marker: ResyncMarker) -> Event:
     except BadValueError as error:
         reason, detail = error.args
         return Invalid(now, "", 0, reason, detail)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return Invalid(now, "", 0, "bad_marker", str(error))
 
 

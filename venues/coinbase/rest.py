@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from models.decoding import UNREADABLE
 from venues.coinbase.addresses import goes_direct
 from venues.coinbase.auth import Credentials, now_text, sign_rest
 from venues.coinbase.limiter import LimiterFullError, RateLimiter
@@ -178,7 +179,7 @@ class CoinbaseRest:
             raise _error(url, status, headers, body)
         try:
             return msgspec.json.decode(body, type=answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise BadAnswerError(url, f"unexpected answer: {error}", status=status) from error
 
     async def _exchange(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
@@ -234,7 +235,7 @@ def _message(body: bytes) -> str:
     """Return the venue's sentence, or the beginning of whatever came instead."""
     try:
         message = msgspec.json.decode(body, type=_ErrorBody).message
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         message = ""
     return message or body[:_MAX_MESSAGE].decode(errors="replace") or "no text"
 

@@ -7,6 +7,8 @@ from decimal import Decimal
 
 import msgspec
 
+from venues.coinbase.wire import Number
+
 
 class Product(msgspec.Struct, frozen=True):
     """A product's rules; increments are the smallest steps of price and size."""
@@ -32,7 +34,7 @@ class RestBook(msgspec.Struct, frozen=True):
 
     bids: list[tuple[str, str, int | str]]
     asks: list[tuple[str, str, int | str]]
-    sequence: int
+    sequence: Number
     time: str | None = None
     auction_mode: bool = False
 
@@ -40,7 +42,7 @@ class RestBook(msgspec.Struct, frozen=True):
 class RestTicker(msgspec.Struct, frozen=True):
     """The last trade and the best prices; the venue gives no sequence here."""
 
-    trade_id: int
+    trade_id: Number
     price: str
     size: str
     bid: str
@@ -52,7 +54,7 @@ class RestTicker(msgspec.Struct, frozen=True):
 class RestTrade(msgspec.Struct, frozen=True):
     """One trade; `side` is the MAKER's, the opposite of what a ticker calls side."""
 
-    trade_id: int
+    trade_id: Number
     side: str
     size: str
     price: str

@@ -6,8 +6,10 @@ from typing import Literal
 import msgspec
 
 from models.canonical import Feed, Level
+from models.decoding import UNREADABLE
 from models.events import Invalid
 from models.numbers import MAX_AHEAD_US, MIN_EVENT_US, are_decimals, iso_to_us
+from models.records import head_of
 
 _LEVELS_AT_ONCE = 1000
 
@@ -46,8 +48,8 @@ def not_understood(
     try:
         loose = _decode_loose(text)
         told = _decode_kind(loose.frame)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Invalid(0, "", 0, "malformed", detail)
+    except UNREADABLE:
+        return Invalid(*head_of(text), "malformed", detail)
     kind: str = getattr(told, tag)
     known = kind in feeds or "Invalid value" not in detail
     reason = "bad_field" if known and kind else "unknown_type"

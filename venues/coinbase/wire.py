@@ -4,21 +4,26 @@ Only what the mapper needs is declared; other fields are skipped unread. Prices 
 text here, because their digits must survive. Source: the venue's channel documentation.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from models.canonical import Level
 from models.records import BadFrame, LineDown, ResyncMarker
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A sequence or an id: what a stream, a Parquet column and a client's integer can hold."""
+
 
 class Ticker(msgspec.Struct, tag_field="type", tag="ticker"):
     """`side` is the taker's. A product that has never traded has no trade fields."""
 
-    sequence: int
+    sequence: Number
     best_bid: str
     best_ask: str
     price: str | None = None
     last_size: str | None = None
-    trade_id: int | None = None
+    trade_id: Number | None = None
     side: str | None = None
     time: str | None = None
     best_bid_size: str | None = None
@@ -28,8 +33,8 @@ class Ticker(msgspec.Struct, tag_field="type", tag="ticker"):
 class Match(msgspec.Struct, tag_field="type", tag="match"):
     """`side` is the maker's: the opposite of the ticker's for the same trade."""
 
-    trade_id: int
-    sequence: int
+    trade_id: Number
+    sequence: Number
     side: str
     size: str
     price: str
@@ -58,14 +63,14 @@ class L2Update(msgspec.Struct, tag_field="type", tag="l2update"):
 class Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat"):
     """Once a second per product; consumes no sequence."""
 
-    sequence: int
-    last_trade_id: int = 0
+    sequence: Number
+    last_trade_id: Number = 0
 
 
 class Received(msgspec.Struct, tag_field="type", tag="received"):
     """Full channel: an order was accepted."""
 
-    sequence: int
+    sequence: Number
 
 
 class Open(Received, tag="open"):

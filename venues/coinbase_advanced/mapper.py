@@ -13,6 +13,7 @@ import msgspec
 
 from models import events
 from models.canonical import Feed, Level, Side
+from models.decoding import UNREADABLE
 from models.events import Event, Invalid
 from models.numbers import is_zero
 from models.records import marker_line
@@ -50,7 +51,7 @@ def decode(payload: bytes, product: str) -> list[Event]:
     """Turn one MD_RAW payload of one product into events, one or more per line, in order."""
     try:
         lines = _decode_lines(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return [
             event for text in payload.split(b"\n") if text for event in _decode_alone(text, product)
         ]
@@ -61,7 +62,7 @@ def _decode_alone(text: bytes, product: str) -> list[Event]:
     """Decode one line of a payload that holds a bad one."""
     try:
         line = _decode_line(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return [not_understood(text, str(error), FEED_OF_CHANNEL, "channel")]
     return _to_events(line, product)
 

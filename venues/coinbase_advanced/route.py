@@ -4,6 +4,8 @@ Products stand in the events of an envelope, one level deeper in most channels. 
 frame, which skips everything else unread. The counterpart is `streaming.ingest`.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from models.feed import Routed
@@ -31,7 +33,7 @@ class _Envelope(msgspec.Struct):
 
     channel: str = ""
     type: str = ""
-    sequence_num: int | None = None
+    sequence_num: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     events: list[_Event] = []
 
 

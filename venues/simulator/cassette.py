@@ -131,8 +131,9 @@ def _read_line(path: Path, number: int, line: bytes) -> Frame | None:
     raw = line if line.startswith(b"{") else None
     try:
         time_us, text = _stamped(line) if raw is None else _own(raw)
+        text.decode()  # what is not UTF-8 is told of here, with its line
         head = _decode_head(text) if text else _Head()
-    except (ValueError, msgspec.DecodeError) as error:
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise CassetteError(path, number, str(error)) from error
     return Frame(number, time_us, head.type, head.product_id, text, raw) if text else None
 
