@@ -98,7 +98,9 @@ class DbnFile:
         self._check_version(prelude[len(_MAGIC) :][:1])
         try:
             metadata = Metadata.decode(prelude + self._take(size))
-        except DBNError as error:
+        except BaseException as error:
+            if not isinstance(error, DBNError) and not _is_panic(error):
+                raise
             raise DbnError(self.name, f"has metadata that cannot be read ({error})") from error
         if metadata.schema is not None and str(metadata.schema) not in SCHEMAS:
             raise DbnError(
@@ -122,7 +124,7 @@ class DbnFile:
             return
         try:
             records = self._decode(self._buffer[: ends[-1]])
-        except DBNError:
+        except (DBNError, ValueError):
             for _ in ends:  # one is damaged: those before it count
                 yield self._one()
             return
@@ -140,12 +142,22 @@ class DbnFile:
         return record
 
     def _decode(self, data: bytes) -> list[DBNRecord]:
+        """Decode whole records.
+
+        Raises:
+            DBNError, ValueError: one is damaged.
+        """
         decoder = DBNDecoder(
             has_metadata=False,
             ts_out=self.metadata.ts_out,
             input_version=self._version,
         )
-        return cast("list[DBNRecord]", decoder.write_and_decode(data))
+        try:
+            return cast("list[DBNRecord]", decoder.write_and_decode(data))
+        except BaseException as error:
+            if not _is_panic(error):
+                raise
+            raise ValueError(str(error)) from error
 
     def _take(self, size: int) -> bytes:
         """Return the next bytes; fewer at the end."""
@@ -168,6 +180,11 @@ class DbnFile:
             raise DbnError(self.name, f"cannot be read ({why})") from error
         self._buffer += chunk
         return bool(chunk)
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Tell whether the library gave up on what it read: no `Exception`, and of no public type."""
+    return type(error).__name__ == "PanicException"
 
 
 def _size_at(data: bytes, at: int) -> int:
