@@ -22,12 +22,17 @@ from models.subjects import META_PRODUCT, SubjectError, raw_subject, shard_of, t
 from streaming.broker.log import Log
 from streaming.broker.outbox import Budget, Outbox
 from streaming.core.connection import ConnectionCounter, Lost
-from streaming.deadletters import DeadLetters
+from streaming.deadletters import MAX_PRODUCT, DeadLetters
+from streaming.guard import shortened
 from streaming.metrics import Collector, Counts, Readings
 from streaming.tracing import Step, Tracing, tracing
 
 MAX_WAITING_BYTES = 64 * 1024**2
 """Frames that may wait for the log; beyond it the venue's socket is not read."""
+
+
+MAX_KINDS = 50
+"""Kinds of frames that are counted by their own names; the others together."""
 
 
 class _Head(msgspec.Struct):
@@ -58,6 +63,7 @@ def by_product_id(frame: bytes) -> Routed:
 
 
 _product_in = re.compile(rb'"product_id"\s*:\s*"([A-Za-z0-9_-]{1,64})"').search
+_is_kind = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}").fullmatch
 _log = structlog.get_logger(__name__)
 
 
@@ -90,6 +96,7 @@ class Ingest:
         self._numbers: dict[str, Counter[str]] = {}
         self._counters: dict[str, ConnectionCounter] = {}
         self._ended: Counter[str] = Counter()
+        self._kinds: set[str] = set()
         self._newest_us = time.time_ns() // 1000
         self.dead = DeadLetters(log, venue, tasks)
         self.counts = Counts(
@@ -174,8 +181,8 @@ class Ingest:
         try:
             kind, products, sequence_num = self._route(frame)
             frame.isascii() or frame.decode()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._malformed(ts_ingest_us, conn, frame, str(error))
+        except Exception as error:  # noqa: BLE001  # whatever the venue sends, the line goes on
+            self._malformed(ts_ingest_us, conn, frame, shortened(f"{error}"))
             return
         if sequence_num is not None and not self._is_news(ts_ingest_us, conn, sequence_num, frame):
             return
@@ -192,10 +199,21 @@ class Ingest:
             outbox.put(frame_line(ts_ingest_us, conn, number, frame))
             stored = True
         if stored:
-            self.counts.values[self._venue, kind] += 1
+            self.counts.values[self._venue, self._channel(kind)] += 1
+
+    def _channel(self, kind: str) -> str:
+        """Return the metric's label of a kind of frame: the venue's word, if it can be one.
+
+        A bounded number of them, since each is a time series for ever.
+        """
+        if kind not in self._kinds:
+            if len(self._kinds) >= MAX_KINDS or not _is_kind(kind):
+                return "other"
+            self._kinds.add(kind)
+        return kind
 
     def _unexpected(self, product: str, frame: bytes) -> None:
-        detail = f"nobody asked for {product!r}"
+        detail = f"nobody asked for {product[:MAX_PRODUCT]!r}"
         self.dead.add("unexpected_product", detail, frame, _safe(product))
 
     def _is_news(self, ts_us: int, conn: str, number: int, frame: bytes) -> bool:

@@ -8,7 +8,8 @@ re-read short. Every publish is fenced, so a second normalizer on a shard cannot
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,7 +17,8 @@ import structlog
 
 from models.canonical import FEEDS
 from models.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
-from models.events import Decode, Invalid
+from models.decoding import UNREADABLE
+from models.events import Decode, Event, Invalid
 from models.resync import ResyncRequest
 from models.subjects import (
     META_PRODUCT,
@@ -33,6 +35,7 @@ from streaming.core.hold import Hold
 from streaming.core.normalizer import DEFAULT_HOLD, ProductNormalizer
 from streaming.core.outputs import Outputs
 from streaming.deadletters import DeadLetters
+from streaming.guard import UNDECODABLE, guarded, shortened
 from streaming.metrics import Counts, Readings
 from streaming.tracing import TRACEPARENT, Step, tracing
 from streaming.unread import Unread
@@ -45,6 +48,10 @@ _RECENT_S = 5.0
 """So long the age of a record when it was normalized says how late the shard is."""
 
 _BUDGET_BYTES = 64 * 1024**2
+
+UNPROCESSABLE = "unprocessable"
+"""Reason of a record that was decoded, and on which the state machine failed."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -82,7 +89,7 @@ class Normalizer:
     ) -> None:
         """Prepare; `tasks` takes the outboxes, whose `FencedError` ends the whole group."""
         self._log, self._streams, self._venue, self._shard = log, streams, venue, shard
-        self._decode, self._tasks = decode, tasks
+        self._decode, self._tasks = guarded(decode), tasks
         self._hold, self._ticker_watermark = hold, ticker_watermark
         self._budget = Budget(_BUDGET_BYTES)
         self._products: dict[str, _Product] = {}
@@ -91,6 +98,8 @@ class Normalizer:
         self.feeds: frozenset[str] = frozenset(FEEDS)
         self.on_applied: Callable[[int], None] | None = None
         self.dead = DeadLetters(log, venue, tasks, streams.root)
+        for reason in (UNDECODABLE, UNPROCESSABLE):
+            self.dead.counts.expect(venue, reason)
         self.ticks = Counts("md_ticks_total", "Canonical ticks", ("product", "shard"))
         self.gaps = Counts("md_seq_gap_total", "Gaps opened", ("product",))
         self.lag = Readings(
@@ -192,7 +201,7 @@ class Normalizer:
             checkpoint = decode_checkpoint(saved.payload, saved.headers)
             lines = [bytes(line) for line in checkpoint.messages]
             product.core.restore(lines, bytes(checkpoint.cursors))
-        except (msgspec.DecodeError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             # The log has everything; a checkpoint only saves time.
             _log.warning("ignoring an unreadable checkpoint", product=name, error=str(error))
             product.core = self._core(name)
@@ -236,7 +245,10 @@ class Normalizer:
         out = Outputs()
         apply = product.core.apply
         for event in events:
-            apply(event, message.seq, out)
+            try:
+                apply(event, message.seq, out)
+            except Exception as error:  # noqa: BLE001  # one record must not stop the shard
+                self._fail(product, event, message.seq, out, error)
             if out.reread is not None:
                 await self._reread(product, out, before=message.seq)
         product.applied = message.seq
@@ -285,8 +297,8 @@ class Normalizer:
         # Repeats of these two are recognized by their names, and a crash must not lose them.
         for request in out.requests:
             self._request(request, {} if step is None else step.ids)
-        for invalid in out.invalid:
-            self._bury(product.name, invalid, message)
+        if out.invalid:
+            self._bury(product.name, out.invalid, message)
 
     def _request(self, request: ResyncRequest, trace: Mapping[str, str]) -> None:
         subject = resync_subject(request.venue, request.product, self._streams.root)
@@ -306,13 +318,36 @@ class Normalizer:
             **trace,
         )
 
-    def _bury(self, product: str, invalid: Invalid, message: LogMessage) -> None:
-        """Keep the line that gave an invalid event; a line may give several events."""
+    def _fail(
+        self, product: _Product, event: Event, position: int, out: Outputs, error: Exception
+    ) -> None:
+        """Go on behind a record on which the state machine failed: what it holds is in doubt."""
+        detail = shortened(f"{type(error).__name__}: {error}; at position {position}")
+        _log.error("a record could not be processed", product=product.name, exc_info=error)
+        # It counted, if it counts at all, before it failed.
+        product.core.apply(
+            Invalid(event.ts_ingest, "", 0, UNPROCESSABLE, detail, "book"), position, out
+        )
+
+    def _bury(self, product: str, invalid: Sequence[Invalid], message: LogMessage) -> None:
+        """Keep the lines that gave invalid events: each line is decoded once more, at the most."""
+        left: dict[tuple[object, ...], list[Invalid]] = defaultdict(list)
+        for one in invalid:
+            left[_key(one)].append(one)
         for number, line in enumerate(message.payload.split(b"\n")):
-            if invalid in self._decode(line, product):
-                name = f"{message.seq}-{number}"
-                self.dead.add(invalid.reason, invalid.detail, line, product, name=name)
+            if not left:
                 return
+            for event in self._decode(line, product):
+                if isinstance(event, Invalid) and (same := left.get(_key(event))):
+                    one = same.pop()
+                    if not same:
+                        del left[_key(one)]
+                    name = f"{message.seq}-{number}"
+                    self.dead.add(one.reason, one.detail, line, product, name=name)
+        # What no line gives by itself: a record that was decoded, and failed behind that.
+        for one in (one for same in left.values() for one in same):
+            name = f"{message.seq}-{one.reason}"
+            self.dead.add(one.reason, one.detail, message.payload, product, name=name)
 
     async def _maybe_save(self, product: _Product) -> None:
         age_s = time.monotonic() - product.saved_at
@@ -354,3 +389,7 @@ class Normalizer:
         for name in self._products:
             await self.save(name)
         await self.dead.flush()
+
+
+def _key(invalid: Invalid) -> tuple[object, ...]:
+    return invalid.ts_ingest, invalid.conn, invalid.n, invalid.reason, invalid.detail
