@@ -20,7 +20,7 @@ def test_record_whose_length_is_too_small_for_its_type_is_told(tmp_path: Path) -
     data = bytearray(path.read_bytes())
     data[-2 * TRADE_BYTES] = 7  # words, of the second record
     path.write_bytes(data)
-    given = []
+    given: list[object] = []
     with pytest.raises(DbnError, match=r"record 2 at byte .* is damaged .*expected length"):
         given.extend(DbnFile(path))
     assert len(given) == 1
