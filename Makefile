@@ -24,7 +24,7 @@ help: ## show the targets
 
 install: $(STAMP) ## create .venv from the hashed lock
 
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): requirements/build.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "LedgerFlux needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv --clear $(VENV)
 	@echo "installing $$(grep -c == requirements/dev.txt) packages from requirements/dev.txt: a minute or two"

@@ -33,8 +33,8 @@ class Checkpoint(msgspec.Struct):
     v: int = 1
 
 
-_MAX_BYTES = 1024**3
-"""What a checkpoint may unpack to: a hundred times the deepest book that was seen."""
+_MAX_BYTES = 256 * 1024**2
+"""What a checkpoint may unpack to; one with 100,000 levels has 3 MB."""
 
 _decode = msgspec.json.Decoder(Checkpoint).decode
 

@@ -7,26 +7,28 @@ its place, and the lines around it, and the shard, go on.
 
 from models.events import Decode, Event, Invalid
 from models.records import head_of
+from streaming.core.normalizer import MAX_DETAIL
 
 UNDECODABLE = "undecodable"
 """Reason of a line on which its decoder failed in a way that it does not know."""
-
-MAX_DETAIL = 300
-"""Characters of a sentence about bad input: it may repeat the input."""
 
 
 def guarded(decode: Decode) -> Decode:
     """Return a decoder that never raises, whatever `decode` does.
 
     Lines that `decode` takes by themselves give what they give; each other one gives one `Invalid`
-    of the book, since a change of it may have been in the line: the other feeds notice by their
-    numbers. It carries the line's connection and number where these can still be read, so that the
-    record counts.
+    of the book, since a change of it may have been in the line: trades notice by their numbers, and
+    the ticker is whole each time. It carries the line's connection and number where these can still
+    be read, so that the record counts.
+
+    Raises `MemoryError`, since that says nothing about the line.
     """
 
     def decode_all(payload: bytes, product: str) -> list[Event]:
         try:
             return list(decode(payload, product))
+        except MemoryError:
+            raise  # of the machine, not of the line: read again it may be decoded
         except Exception as error:  # noqa: BLE001  # that is what this is for
             lines = payload.split(b"\n")
             if len(lines) == 1:

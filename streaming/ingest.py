@@ -181,6 +181,8 @@ class Ingest:
         try:
             kind, products, sequence_num = self._route(frame)
             frame.isascii() or frame.decode()
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001  # whatever the venue sends, the line goes on
             self._malformed(ts_ingest_us, conn, frame, shortened(f"{error}"))
             return

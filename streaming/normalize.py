@@ -18,7 +18,7 @@ import structlog
 from models.canonical import FEEDS
 from models.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
 from models.decoding import UNREADABLE
-from models.events import Decode, Event, Invalid
+from models.events import Decode, Invalid
 from models.resync import ResyncRequest
 from models.subjects import (
     META_PRODUCT,
@@ -32,10 +32,10 @@ from models.subjects import (
 from streaming.broker.log import Log, LogBehindError, LogMessage
 from streaming.broker.outbox import POSITION_HEADER, Budget, Outbox
 from streaming.core.hold import Hold
-from streaming.core.normalizer import DEFAULT_HOLD, ProductNormalizer
+from streaming.core.normalizer import DEFAULT_HOLD, UNPROCESSABLE, ProductNormalizer
 from streaming.core.outputs import Outputs
 from streaming.deadletters import DeadLetters
-from streaming.guard import UNDECODABLE, guarded, shortened
+from streaming.guard import UNDECODABLE, guarded
 from streaming.metrics import Counts, Readings
 from streaming.tracing import TRACEPARENT, Step, tracing
 from streaming.unread import Unread
@@ -48,10 +48,6 @@ _RECENT_S = 5.0
 """So long the age of a record when it was normalized says how late the shard is."""
 
 _BUDGET_BYTES = 64 * 1024**2
-
-UNPROCESSABLE = "unprocessable"
-"""Reason of a record that was decoded, and on which the state machine failed."""
-
 _log = structlog.get_logger(__name__)
 
 
@@ -245,10 +241,7 @@ class Normalizer:
         out = Outputs()
         apply = product.core.apply
         for event in events:
-            try:
-                apply(event, message.seq, out)
-            except Exception as error:  # noqa: BLE001  # one record must not stop the shard
-                self._fail(product, event, message.seq, out, error)
+            apply(event, message.seq, out)
             if out.reread is not None:
                 await self._reread(product, out, before=message.seq)
         product.applied = message.seq
@@ -318,19 +311,11 @@ class Normalizer:
             **trace,
         )
 
-    def _fail(
-        self, product: _Product, event: Event, position: int, out: Outputs, error: Exception
-    ) -> None:
-        """Go on behind a record on which the state machine failed: what it holds is in doubt."""
-        detail = shortened(f"{type(error).__name__}: {error}; at position {position}")
-        _log.error("a record could not be processed", product=product.name, exc_info=error)
-        # It counted, if it counts at all, before it failed.
-        product.core.apply(
-            Invalid(event.ts_ingest, "", 0, UNPROCESSABLE, detail, "book"), position, out
-        )
-
     def _bury(self, product: str, invalid: Sequence[Invalid], message: LogMessage) -> None:
-        """Keep the lines that gave invalid events: each line is decoded once more, at the most."""
+        """Keep the lines that gave invalid events: they are decoded once more, not once for each.
+
+        A record on which the state machine failed names its line by connection and number.
+        """
         left: dict[tuple[object, ...], list[Invalid]] = defaultdict(list)
         for one in invalid:
             left[_key(one)].append(one)
@@ -338,16 +323,16 @@ class Normalizer:
             if not left:
                 return
             for event in self._decode(line, product):
-                if isinstance(event, Invalid) and (same := left.get(_key(event))):
-                    one = same.pop()
-                    if not same:
-                        del left[_key(one)]
-                    name = f"{message.seq}-{number}"
-                    self.dead.add(one.reason, one.detail, line, product, name=name)
-        # What no line gives by itself: a record that was decoded, and failed behind that.
-        for one in (one for same in left.values() for one in same):
-            name = f"{message.seq}-{one.reason}"
-            self.dead.add(one.reason, one.detail, message.payload, product, name=name)
+                failed = event.ts_ingest, event.conn, event.n, UNPROCESSABLE
+                for key in (_key(event) if isinstance(event, Invalid) else failed, failed):
+                    if same := left.get(key):
+                        one = same.pop()
+                        if not same:
+                            del left[key]
+                        detail = f"{one.detail}; MD_RAW {message.seq}, line {number + 1}"
+                        name = f"{message.seq}-{number}"
+                        self.dead.add(one.reason, detail, line, product, name=name)
+                        break
 
     async def _maybe_save(self, product: _Product) -> None:
         age_s = time.monotonic() - product.saved_at
@@ -392,4 +377,5 @@ class Normalizer:
 
 
 def _key(invalid: Invalid) -> tuple[object, ...]:
-    return invalid.ts_ingest, invalid.conn, invalid.n, invalid.reason, invalid.detail
+    place = invalid.ts_ingest, invalid.conn, invalid.n, invalid.reason
+    return place if invalid.reason == UNPROCESSABLE else (*place, invalid.detail)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from models.events import Decode
 from models.feed import Route
 from models.settings import Settings
+from streaming.guard import guarded
 from streaming.ingest import by_product_id
 from venues.coinbase import mapper as exchange
 from venues.coinbase.auth import Credentials
@@ -30,8 +31,8 @@ class Venue:
 VENUES = {
     venue.name: venue
     for venue in (
-        Venue(exchange.VENUE, exchange.decode, by_product_id),
-        Venue(advanced.VENUE, advanced.decode, route),
+        Venue(exchange.VENUE, guarded(exchange.decode), by_product_id),
+        Venue(advanced.VENUE, guarded(advanced.decode), route),
     )
 }
 """The venues by the name that INGEST_VENUE gives them."""

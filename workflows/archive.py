@@ -35,10 +35,10 @@ RETRY = RetryPolicy(initial_interval=timedelta(seconds=0.2), maximum_interval=ti
 HEARTBEAT = timedelta(seconds=HEARTBEAT_WITHIN_S)
 
 STOP_WAITS = "stop-waits-for-its-activity"
-"""Patch: a stopped run ends only when its activity has ended, and counts what that has stored.
+"""Patch: a stopped run ends only when its activity has ended, and counts what that has returned.
 
 Before, the activity heard of the stop by its next heartbeat, after the run had ended, and could
-store a range that no report counted.
+store a range after the report.
 """
 
 _WAIT = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
@@ -123,7 +123,8 @@ class ArchiveWorkflow:
         if not step.done():
             step.cancel()
             await workflow.wait([step])
-            if not step.cancelled() and step.exception() is None:
+            is_done = not step.cancelled() and step.exception() is None
+            if is_done and workflow.patched(STOP_WAITS):
                 self._note(step.result())
             return False
         self._note(step.result())

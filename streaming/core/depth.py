@@ -237,6 +237,11 @@ class BookFeed:
             before = event.ts_event if isinstance(event, BookDelta) else event.ts_ingest
             self._open("lost_record", before, position, event.ts_ingest, out)
 
+    def distrust(self, now_us: int, position: int, out: Outputs) -> None:
+        """Open a gap, whichever connection is followed: the book may be left half changed."""
+        if self._conn is not None:
+            self.doubt(Event(now_us, self._conn, 0), position, out)
+
     def lose(
         self, event: Lost, position: int, stretch: str, *, followed_down: bool, out: Outputs
     ) -> None:

@@ -35,6 +35,12 @@ from streaming.core.outputs import Outputs
 from streaming.core.ticker import TickerCursor, TickerFeed
 from streaming.core.trades import TradesCursor, TradesFeed
 
+UNPROCESSABLE = "unprocessable"
+"""Reason of a record that was decoded, and on which the state machine failed."""
+
+MAX_DETAIL = 300
+"""Characters of a sentence about bad input: it may repeat the input."""
+
 DEFAULT_HOLD = Hold(messages=10_000, time_us=2_000_000)
 """What a closed gate holds unless the settings say otherwise."""
 
@@ -89,7 +95,30 @@ class ProductNormalizer:
         self._reread: list[BookDelta] = []
 
     def apply(self, event: Event, position: int, out: Outputs) -> None:
-        """Take the next record; `position` is its message's place in MD_RAW."""
+        """Take the next record; `position` is its message's place in MD_RAW.
+
+        Raises nothing but `MemoryError`: a record on which this state machine fails is left out,
+        and everything that it may have left half done is in doubt.
+        """
+        try:
+            self._apply(event, position, out)
+        except MemoryError:
+            raise  # of the machine, not of the record: applied again it may succeed
+        except Exception as error:  # noqa: BLE001  # no record may stop what comes behind it
+            self._fail(event, position, out, error)
+
+    def _fail(self, event: Event, position: int, out: Outputs, error: Exception) -> None:
+        """Go on behind a record on which this failed."""
+        detail = f"{type(error).__name__}: {error}"[:MAX_DETAIL]
+        out.invalid.append(
+            Invalid(event.ts_ingest, event.conn, event.n, UNPROCESSABLE, detail, "book")
+        )
+        out.reread, self._marker, self._reread = None, None, []
+        self._ticker.doubt()
+        self._trades.doubt()
+        self._book.distrust(event.ts_ingest, position, out)
+
+    def _apply(self, event: Event, position: int, out: Outputs) -> None:
         kind = type(event)
         if event.conn:
             verdict = self._coverage.note(event.conn, event.n, event.ts_ingest)
@@ -160,6 +189,8 @@ class ProductNormalizer:
     def refill(self, events: Sequence[Event], out: Outputs) -> None:
         """Take what was let go behind a gate once more: the records from `out.reread` on."""
         marker = self._marker
+        if marker is None:
+            return  # it failed
         if marker is not None and isinstance(marker[0], BookMarker):
             self._reread += [event for event in events if isinstance(event, BookDelta)]
         else:
@@ -172,11 +203,16 @@ class ProductNormalizer:
         if marker is None:
             return
         event, position = marker
-        if isinstance(event, BookMarker):
-            deltas, self._reread = self._reread, []
-            self._book.finish(event, deltas, position, out)
-        elif isinstance(event, TradesMarker):
-            self._trades.finish(event, out)
+        try:
+            if isinstance(event, BookMarker):
+                deltas, self._reread = self._reread, []
+                self._book.finish(event, deltas, position, out)
+            elif isinstance(event, TradesMarker):
+                self._trades.finish(event, out)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # as in `apply`
+            self._fail(event, position, out, error)
 
     def _lose(self, event: Lost, position: int, out: Outputs) -> None:
         """React to a lost stretch of a connection, unless another line has seen it all.

@@ -266,6 +266,11 @@ class TradesFeed:
         if self._orders is not None:
             self._orders.rewind(self._orders.last)
 
+    def doubt(self) -> None:
+        """Count prints that were seen and not emitted as missing: the next one shows the hole."""
+        if self._ids is not None and self.writer.gap is None and not self._held:
+            self._ids.rewind(self._emitted)
+
     def state(self) -> str:
         """Return the newest print's fields."""
         return self._fields

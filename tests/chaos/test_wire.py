@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from tests.chaos.wire import Wire, wired
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 
 GREETING = b"welcome\n"
 
@@ -59,7 +59,7 @@ async def ended(reader: asyncio.StreamReader) -> None:
 async def test_wire_passes_everything_on_in_order(delay_s: float) -> None:
     """More than any buffer holds; also while a delay begins and ends."""
     said = b"".join(b"%07d\n" % number for number in range(500_000))
-    async with asyncio.timeout(30), echo() as wire:
+    async with asyncio.timeout(PATIENCE_S), echo() as wire:
         reader, writer = await opened(wire)
         wire.delay_s = delay_s
 
@@ -78,7 +78,7 @@ async def test_wire_passes_everything_on_in_order(delay_s: float) -> None:
 
 async def test_delay_is_added_on_each_way() -> None:
     """There and back takes it twice."""
-    async with asyncio.timeout(20), echo() as wire:
+    async with asyncio.timeout(PATIENCE_S), echo() as wire:
         reader, writer = await opened(wire)
         wire.delay_s = 0.1
         began_s = asyncio.get_running_loop().time()
@@ -90,7 +90,7 @@ async def test_delay_is_added_on_each_way() -> None:
 
 async def test_cut_ends_every_connection_and_lets_new_ones_through() -> None:
     """Both ends notice."""
-    async with asyncio.timeout(20), echo() as wire:
+    async with asyncio.timeout(PATIENCE_S), echo() as wire:
         connections = [await opened(wire) for _ in range(3)]
         wire.cut()
         for reader, writer in connections:
@@ -103,7 +103,7 @@ async def test_cut_ends_every_connection_and_lets_new_ones_through() -> None:
 
 async def test_what_is_away_takes_no_connection_until_it_is_back() -> None:
     """A connection is opened and ended at once, as by a port with nobody behind it."""
-    async with asyncio.timeout(20), echo() as wire:
+    async with asyncio.timeout(PATIENCE_S), echo() as wire:
         reader, writer = await opened(wire)
         wire.leave()
         await ended(reader)

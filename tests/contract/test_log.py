@@ -288,7 +288,7 @@ async def test_budget_over_its_bound_makes_writers_wait(log: JetStreamLog) -> No
         waiting = asyncio.ensure_future(budget.room())
         await asyncio.sleep(0)
         assert not waiting.done()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, PATIENCE_S)
     assert budget._used == 0
 
 

@@ -241,6 +241,7 @@ def test_lock_installs_with_the_oldest_pip_whatever_is_published(
             [here, f"{pip}/pip", *moved],
             PIP_INDEX_URL=published.index.as_uri(),
             PIP_DISABLE_PIP_VERSION_CHECK="1",
+            PIP_CONFIG_FILE=os.devnull,
         )
     asked = "import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]"
     installed = {tuple(line.split()) for line in _run([here, "-c", asked]).splitlines()}

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.servers import PATIENCE_S
 from tests.unit.simulator.client import QUIET_S, Feed, still, trade_some
 from venues.coinbase_advanced.route import route
 from venues.simulator.advanced_messages import ticker
@@ -166,6 +167,6 @@ async def test_garbage_is_an_envelope_that_makes_no_sense(variant: Any) -> None:
 async def test_client_that_does_not_subscribe_is_cut_off() -> None:
     """Here too, a connection that asks for nothing ends."""
     async with Simulator(still(subscribe_deadline_s=0.05)) as simulator:
-        async with listening(simulator) as feed, asyncio.timeout(5):
+        async with listening(simulator) as feed, asyncio.timeout(PATIENCE_S):
             await feed.socket.wait_closed()
         assert feed.socket.close_code == 1008

@@ -260,7 +260,7 @@ async def test_request_that_does_not_come_ends_the_connection(
     port = int(gateway.http.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(said)
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await reader.read()
     assert (b"200 OK" in answer) == (b"healthz" in said)
     writer.close()

@@ -16,7 +16,7 @@ from streaming.normalize import Normalizer
 from streaming.unread import Unread
 from tests.gateways import SUBJECT, tick
 from tests.ingesting import PRODUCT, consumed, trading
-from tests.servers import NatsServer, Process, eventually, free_port
+from tests.servers import PATIENCE_S, NatsServer, Process, eventually, free_port
 from venues.coinbase.mapper import decode
 from workers.snapshotter import Snapshotter
 
@@ -109,7 +109,9 @@ async def test_lag_of_the_worker_grows_while_the_log_does_not_answer(
     env = {"NATS_URLS": nats_server.url, "METRICS_PORT": str(port)}
 
     def lag_s() -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S
+        ) as answer:
             text = answer.read().decode()
         (line,) = (line for line in text.splitlines() if line.startswith("md_ingest_lag_seconds{"))
         return float(line.split()[1])

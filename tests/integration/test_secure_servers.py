@@ -38,7 +38,7 @@ from tests.secure import (
     with_password,
     with_tls,
 )
-from tests.servers import Process, eventually, port_open
+from tests.servers import PATIENCE_S, Process, eventually, port_open
 from workflows.connect import connect
 
 SUBJECT = "market.raw.0.coinbase.BTC-USD"
@@ -298,7 +298,7 @@ async def test_processes_take_all_of_it_from_the_environment(
             asking = await asyncio.create_subprocess_exec(
                 *health, env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE
             )
-            answer, _ = await asyncio.wait_for(asking.communicate(), 30)
+            answer, _ = await asyncio.wait_for(asking.communicate(), PATIENCE_S)
             assert b"SERVING" in answer
 
 

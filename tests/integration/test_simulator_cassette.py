@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import free_port
+from tests.servers import PATIENCE_S, free_port
 from tests.unit.simulator.client import listening, still
 from venues.simulator import cassette
 from venues.simulator.config import Limits, SimConfig
@@ -142,5 +142,5 @@ def _command() -> list[str]:
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603
-        [*_command(), *words], capture_output=True, text=True, check=False, timeout=20
+        [*_command(), *words], capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )

@@ -4,10 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.events import Event, Invalid
-from streaming.guard import MAX_DETAIL, UNDECODABLE, guarded
+from streaming.core.normalizer import MAX_DETAIL
+from streaming.guard import UNDECODABLE, guarded
 from tests.examples import examples
 
-ERRORS = (RecursionError, MemoryError, ValueError, KeyError, AssertionError, OverflowError)
+ERRORS = (RecursionError, ValueError, KeyError, AssertionError, OverflowError)
 
 LINES = st.lists(st.sampled_from([None, *ERRORS]), min_size=1, max_size=12)
 """What each line makes the decoder raise, if anything."""

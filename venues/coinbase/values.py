@@ -49,7 +49,8 @@ def not_understood(
         loose = _decode_loose(text)
         told = _decode_kind(loose.frame)
     except UNREADABLE:
-        return Invalid(*head_of(text), "malformed", detail)
+        # It cannot be told what it was: a change of the book may have been in it.
+        return Invalid(*head_of(text), "malformed", detail, "book")
     kind: str = getattr(told, tag)
     known = kind in feeds or "Invalid value" not in detail
     reason = "bad_field" if known and kind else "unknown_type"

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from gateway.access import Access, Keys, RefusedError, key_of
 from gateway.drain import shares
 from models.settings import SettingsError, load_settings
+from tests.servers import PATIENCE_S
 from tests.unit.gateway.pipes import Pipe
 
 DIGEST = sha256(b"hunter2").hexdigest()
@@ -154,7 +155,7 @@ async def test_empty_is_set_when_the_last_guest_leaves() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     door.leave(guests[1])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await waiting
 
 

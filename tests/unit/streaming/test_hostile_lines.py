@@ -4,7 +4,7 @@ import pytest
 
 from models.events import Decode, Event, Invalid, Trade
 from models.records import frame_line
-from streaming.guard import guarded
+from streaming.guard import UNDECODABLE, guarded
 from streaming.ingest import by_product_id
 from tests.hostile import FRAMES, MATCH
 from tests.ingesting import match
@@ -22,6 +22,8 @@ def test_decoder_gives_an_event_for_whatever_comes(decode: Decode, name: str) ->
     found = guarded(decode)(line, "BTC-USD")
     assert (found[0].ts_ingest, found[0].conn, found[0].n) == (NOW, "a-1", 2)
     for event in found:
+        if isinstance(event, Invalid) and event.reason in {"malformed", UNDECODABLE}:
+            assert event.feed == "book"
         assert not isinstance(event, Trade) or 0 <= event.trade_id < 2**63
         assert not isinstance(event, Trade) or 0 <= event.seq < 2**63
 

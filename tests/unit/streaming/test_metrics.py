@@ -9,13 +9,13 @@ import pytest
 
 from streaming import metrics
 from streaming.metrics import Counts, serve_metrics
-from tests.servers import eventually, free_port
+from tests.servers import PATIENCE_S, eventually, free_port
 
 
 def answer(port: int, path: str) -> tuple[int, str]:
     """Return status and text of what is served."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as got:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as got:
             return got.status, got.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -40,7 +40,7 @@ async def test_client_that_asks_nothing_is_let_go(monkeypatch: pytest.MonkeyPatc
     port = free_port()
     serve_metrics(port, [])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()
@@ -50,7 +50,7 @@ async def test_loop_that_hangs_is_told_until_it_turns_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another thread's loop is really blocked: 503 with a sentence, then 200 again."""
-    monkeypatch.setattr(metrics, "HUNG_S", 1.5)
+    monkeypatch.setattr(metrics, "HUNG_S", 4.0)
     port = free_port()
     served, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
