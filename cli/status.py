@@ -26,7 +26,7 @@ def status(
     every: Annotated[float, typer.Option(min=0.5, help="With --watch: seconds between.")] = 2.0,
     within: Annotated[
         float, typer.Option(min=0.1, help="Seconds that any one source may take.")
-    ] = 3.0,
+    ] = 10.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON line for each look instead.")
     ] = False,

@@ -25,7 +25,7 @@ from streaming.broker.inspection import Inspector
 from streaming.broker.log import LogError
 from workflows.connect import connect
 
-WITHIN_S = 3.0
+WITHIN_S = 10.0
 """How long one source may take."""
 
 _FAILURES = (LogError, StorageError, RPCError, RuntimeError, OSError, GatewayError)
