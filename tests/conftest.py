@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,21 +22,31 @@ if TYPE_CHECKING:
     from tests.past import Told
 
 
-_ORDER = ("integration", "workflows", "contract", "deploy")
+_WITH_SERVERS = {"integration", "workflows", "contract", "deploy"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that no process of the run is alone with it at the end.
+    """Begin each file that takes long beside one that does not, and end with what takes no time.
 
-    Files with a test marked `long` come first, unit and property tests last.
+    Files with a test marked `long` use the processors, others wait for servers and clocks. Unit and
+    property tests come last, so that no process of the run is alone with a long file at the end.
     """
-    long = {item.path for item in items if item.get_closest_marker("long") is not None}
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    long = [path for path, mine in files.items() if any(map(_is_long, mine))]
+    others = [path for path in files if path not in long and _folder(path) in _WITH_SERVERS]
+    quick = [path for path in files if path not in long and path not in others]
+    mixed = [path for pair in zip_longest(long, others) for path in pair if path is not None]
+    items[:] = [item for path in (*mixed, *quick) for item in files[path]]
 
-    def rank(item: pytest.Item) -> tuple[bool, int]:
-        folder = item.path.relative_to(_TESTS).parts[0]
-        return item.path not in long, _ORDER.index(folder) if folder in _ORDER else len(_ORDER)
 
-    items.sort(key=rank)
+def _is_long(item: pytest.Item) -> bool:
+    return item.get_closest_marker("long") is not None
+
+
+def _folder(path: Path) -> str:
+    return path.relative_to(_TESTS).parts[0]
 
 
 @pytest.fixture
