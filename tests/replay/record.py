@@ -41,8 +41,15 @@ HISTORIES = Path(__file__).parent / "histories"
 BAD = "known_bad"
 """A history that today's code must refuse: its first activity is another one."""
 
-KEPT = ("before_stale_delisted", "before_stale_given_up")
-"""Histories of older code that cannot be recorded again: before a failure told the normalizer."""
+KEPT = (
+    "before_stale_delisted",
+    "before_stale_given_up",
+    "before_stop_waits_archive_stopped",
+)
+"""Histories of older code that cannot be recorded again.
+
+From before a failure told the normalizer, and before a stopped archive waited for its activity.
+"""
 
 Handle = WorkflowHandle[Any, Any]
 
