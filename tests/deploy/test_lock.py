@@ -27,6 +27,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cli.checks import here
 from tests.deploy.composed import ROOT
 
 LOCKS = ("build.txt", "run.txt", "dev.txt")
@@ -278,6 +279,12 @@ def _required_by(top: Requirement) -> Iterator[Requirement]:
             requirement.marker.evaluate({"extra": extra}) for extra in ("", *top.extras)
         ):
             yield requirement
+
+
+def test_doctor_knows_every_package_of_the_lock() -> None:
+    """Those with extras too: it says which are missing, or are not those of the lock."""
+    names = {canonicalize_name(name) for name, *_ in here._PINNED.findall(here.LOCK.read_text())}
+    assert names == {one.name for one in locked("run.txt")}
 
 
 def test_only_what_has_no_wheel_is_built() -> None:

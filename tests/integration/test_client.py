@@ -38,6 +38,9 @@ needs_browser = pytest.mark.skipif(
     shutil.which(CHROMIUM) is None and "CI" not in os.environ,
     reason=f"there is no browser here: install {CHROMIUM}; CI does",
 )
+ROOMY: dict[str, Any] = {"ws_max_client_bytes": 256 * 1024**2}
+"""Of a gateway whose clients are not to be conflated, however slow this machine is."""
+
 TICKER: dict[str, Any] = {"products": [PRODUCT], "feeds": ["ticker"]}
 
 
@@ -120,7 +123,7 @@ async def test_client_whose_connection_is_cut_at_random_gets_the_log_exactly(
             proxy.cut()
 
     async with (
-        running_gateway(settings) as gateway,
+        running_gateway(settings, **ROOMY) as gateway,
         proxied(gateway.port) as proxy,
         run(proxy.url, products=["*"], feeds=FEEDS) as heard,
     ):
@@ -140,14 +143,14 @@ async def test_client_of_a_gateway_that_restarts_gets_the_log_exactly(
     """Also what was written while there was no gateway at all."""
     market = Market(log)
     async with proxied(0) as proxy:
-        async with running_gateway(settings) as gateway:
+        async with running_gateway(settings, **ROOMY) as gateway:
             proxy.upstream = gateway.port
             started = run(proxy.url, products=PRODUCTS, feeds=FEEDS)
             heard = await started.__aenter__()
             await begun(heard, len(market.chains))
             await market.run(1)
         await market.run(0.5)
-        async with running_gateway(settings) as gateway:
+        async with running_gateway(settings, **ROOMY) as gateway:
             proxy.upstream = gateway.port
             await market.run(1)
             await market.end(heard)
@@ -162,8 +165,8 @@ async def test_client_of_a_gateway_that_drains_moves_before_it_ends(
     """It is connected to the next gateway before it leaves the old one, and misses nothing."""
     market = Market(log)
     async with (
-        running_gateway(settings, gateway_drain_s=1) as old,
-        running_gateway(settings) as new,
+        running_gateway(settings, gateway_drain_s=1, **ROOMY) as old,
+        running_gateway(settings, **ROOMY) as new,
         proxied(old.port) as proxy,
         run(proxy.url, products=PRODUCTS, feeds=FEEDS) as heard,
     ):
@@ -188,7 +191,7 @@ async def test_client_goes_on_from_a_stored_position_in_another_process(
     """What two consumers got, one after the other, is the log."""
     market = Market(log)
     options = {"products": PRODUCTS, "feeds": FEEDS}
-    async with running_gateway(settings) as gateway:
+    async with running_gateway(settings, **ROOMY) as gateway:
         async with run(gateway.url, stop_after=700, **options) as first:
             await begun(first, len(market.chains))
             await market.run(1)
@@ -206,7 +209,7 @@ async def test_client_with_a_position_that_is_gone_is_told_so(
 ) -> None:
     """A snapshot says that messages before it are missing, and why; other chains go on."""
     await log.publish(SUBJECT, b"\n".join([tick(1), tick(2), tick(2, 0, feed="trades")]))
-    async with running_gateway(settings) as gateway:
+    async with running_gateway(settings, **ROOMY) as gateway:
         async with run(gateway.url, stop_after=2, products=[PRODUCT], feeds=FEEDS) as first:
             await eventually(lambda: first.position is not None)
         known = first.position["from_seq"]["coinbase/BTC-USD"]
@@ -237,7 +240,7 @@ async def test_client_hears_a_status_once_over_a_cut(
 ) -> None:
     """Statuses have no number; those that came before the cut do not come again after it."""
     async with (
-        running_gateway(settings) as gateway,
+        running_gateway(settings, **ROOMY) as gateway,
         proxied(gateway.port) as proxy,
         run(proxy.url, **TICKER) as heard,
     ):
@@ -280,7 +283,7 @@ async def test_client_of_very_many_products_resumes_them_all(
     await write(1)
     settings = settings.model_copy(update={"coinbase_products": (names[0],)})
     async with (
-        running_gateway(settings) as gateway,
+        running_gateway(settings, **ROOMY) as gateway,
         proxied(gateway.port) as proxy,
         run(proxy.url, products=["*"], feeds=["ticker"]) as heard,
     ):
@@ -301,7 +304,7 @@ async def test_client_with_max_rate_gets_the_newest_state(
 ) -> None:
     """Snapshots only, and the last one is of the end."""
     async with (
-        running_gateway(settings) as gateway,
+        running_gateway(settings, **ROOMY) as gateway,
         run(gateway.url, **TICKER, max_rate=5) as heard,
     ):
         await begun(heard, 1)
@@ -318,7 +321,7 @@ async def test_client_of_a_quiet_feed_over_a_cut_hears_nothing(
 ) -> None:
     """Where nothing has happened nothing is missing, even before the very first message."""
     async with (
-        running_gateway(settings) as gateway,
+        running_gateway(settings, **ROOMY) as gateway,
         proxied(gateway.port) as proxy,
         run(proxy.url, **TICKER) as heard,
     ):
