@@ -8,9 +8,9 @@ STAMP := $(VENV)/.installed
 # says what a lock lacks. nkeys is published as source alone, and is built by what build.txt brings.
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 	--no-build-isolation --only-binary :all: --no-binary nkeys
-# Four processes for two cores: tests wait for servers and clocks half of their time. By file:
-# what a file's tests share is made once.
-PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Three processes for two cores: tests wait for servers and clocks a third of their time; a fourth
+# gained nothing. By file: what a file's tests share is made once.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 UV_COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
